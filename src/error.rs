@@ -1,0 +1,71 @@
+//! What a shared load can fail with.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a call of an [`AlruCache`](crate::AlruCache) has no value.
+///
+/// Every caller of one run gets the same error. Errors are never cached: the next call runs again.
+pub enum LoadError<E> {
+    /// The function returned this error.
+    Failed(Arc<E>),
+    /// The function panicked, with this message, in another caller's poll. (The caller whose poll it was
+    /// panics.)
+    Panicked(Arc<str>),
+    /// The cache is closed, or was closed during the load.
+    Closed,
+    /// The function waits for its own result: the load of this key asked for this key.
+    Recursive,
+}
+
+impl<E> Clone for LoadError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Failed(e) => Self::Failed(e.clone()),
+            Self::Panicked(m) => Self::Panicked(m.clone()),
+            Self::Closed => Self::Closed,
+            Self::Recursive => Self::Recursive,
+        }
+    }
+}
+
+impl<E> LoadError<E> {
+    /// The function's own error, if that is what it was.
+    pub fn failed(&self) -> Option<&E> {
+        match self {
+            Self::Failed(e) => Some(e),
+            _ => None,
+        }
+    }
+}
+
+impl<E: fmt::Debug> fmt::Debug for LoadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(e) => f.debug_tuple("Failed").field(e).finish(),
+            Self::Panicked(m) => f.debug_tuple("Panicked").field(m).finish(),
+            Self::Closed => f.write_str("Closed"),
+            Self::Recursive => f.write_str("Recursive"),
+        }
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for LoadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(e) => write!(f, "the load failed: {e}"),
+            Self::Panicked(m) => write!(f, "the load panicked: {m}"),
+            Self::Closed => f.write_str("the cache is closed"),
+            Self::Recursive => f.write_str("the load of a key waits for the same key"),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for LoadError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(e) => Some(e.as_ref()),
+            _ => None,
+        }
+    }
+}

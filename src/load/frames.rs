@@ -1,0 +1,46 @@
+//! Which loads this thread is polling right now, innermost last: how a load that asks for its own key is
+//! recognised at once instead of waiting for itself for ever.
+//!
+//! It sees what happens within one poll. A load that hands the question to another task and waits for that
+//! task is not recognised.
+
+use super::LoadName;
+use std::cell::Cell;
+
+/// A load that is being polled, on the poller's stack.
+struct Frame {
+    name: LoadName,
+    outer: *const Frame,
+}
+
+crate::sync::thread_local! {
+    static INNERMOST: Cell<*const Frame> = Cell::new(std::ptr::null());
+}
+
+/// Runs `poll` as a poll of the load `name`.
+pub(super) fn within<R>(name: LoadName, poll: impl FnOnce() -> R) -> R {
+    struct Restore(*const Frame);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let _ = INNERMOST.try_with(|i| i.set(self.0));
+        }
+    }
+    let outer = INNERMOST.try_with(Cell::get).unwrap_or(std::ptr::null());
+    let frame = Frame { name, outer };
+    let _restore = Restore(outer);
+    let _ = INNERMOST.try_with(|i| i.set(&frame));
+    poll()
+}
+
+/// Is this thread inside a poll of the load `name`?
+pub(super) fn is_polling(name: LoadName) -> bool {
+    let mut frame = INNERMOST.try_with(Cell::get).unwrap_or(std::ptr::null());
+    // SAFETY: frames live on this thread's stack below us: `within` takes each off before it returns.
+    while let Some(f) = unsafe { frame.as_ref() } {
+        if f.name == name {
+            return true;
+        }
+        frame = f.outer;
+    }
+    false
+}

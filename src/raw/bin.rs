@@ -1,0 +1,462 @@
+//! One bin: seven slot words and the header that publishes them, in one cache line.
+//!
+//! ```text
+//!  word 0    header: INIT | FROZEN | valid bitmap, 7 own + 8 overflow | version 47
+//!  word i    0 = never written, 1 = VACANT, else tag32 << 32 | slot index32, indices from 2
+//! ```
+//! Four bins form a group and share one overflow line of eight words; an overflow word belongs to the bin
+//! whose header shows it valid.
+//!
+//! **Membership changes by one CAS on the header, and by nothing else.** A word is claimed by CAS first,
+//! which no reader can see, and becomes a member when the header shows its bit. The version moves with
+//! every change, so a header CAS that succeeds saw no change since the scan that it relies on: that is why
+//! keys are unique and why a word under a valid bit holds still while the header does.
+//!
+//! Orderings. A claim is an AcqRel CAS and a header commit another; a reader loads words with Acquire
+//! between its two header loads. So a reader that sees a recycled word also sees the header change that
+//! made it claimable, and its second header load differs from the first: it validates before it
+//! dereferences. No ABA on a word: a slot index freed during a pin is not reused within it.
+
+use super::mem::Blank;
+use crate::sync::atomic::{AtomicU64, Ordering::*};
+
+/// Words in a bin's own line that hold slots.
+pub const OWN: usize = 7;
+/// Words in a group's overflow line.
+pub const OVERFLOW: usize = 8;
+/// Positions that a bin can use: its own words, then its group's overflow words.
+pub const POSITIONS: usize = OWN + OVERFLOW;
+/// Bins in a group.
+pub const GROUP: usize = 4;
+
+const INIT: u64 = 1;
+const FROZEN: u64 = 2;
+const VALID_SHIFT: u32 = 2;
+const OWN_VALID: u64 = ((1 << OWN) - 1) << VALID_SHIFT;
+const OVERFLOW_VALID: u64 = ((1 << OVERFLOW) - 1) << (VALID_SHIFT + OWN as u32);
+/// One step of the version.
+const VERSION: u64 = 1 << (VALID_SHIFT + POSITIONS as u32);
+
+/// A word that held a slot and may be claimed again.
+const VACANT: u64 = 1;
+/// The smallest slot index: words 0 and 1 mean no slot.
+pub const FIRST_INDEX: u32 = 2;
+
+/// The hash bits that a slot word carries and that choose the bin.
+pub type Tag = u32;
+
+/// A slot word: tag and slot index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word(u64);
+
+impl Word {
+    pub fn new(tag: Tag, index: u32) -> Self {
+        debug_assert!(index >= FIRST_INDEX);
+        Self((tag as u64) << 32 | index as u64)
+    }
+    #[inline(always)]
+    pub fn tag(self) -> Tag {
+        (self.0 >> 32) as Tag
+    }
+    #[inline(always)]
+    pub fn index(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// A header as it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header(u64);
+
+impl Header {
+    #[inline(always)]
+    pub fn is_frozen(self) -> bool {
+        self.0 & FROZEN != 0
+    }
+    pub fn is_open(self) -> bool {
+        self.0 & INIT != 0
+    }
+    #[inline(always)]
+    fn valid(self) -> u32 {
+        ((self.0 & (OWN_VALID | OVERFLOW_VALID)) >> VALID_SHIFT) as u32
+    }
+    fn with(self, position: usize) -> Self {
+        debug_assert!(self.valid() & (1 << position) == 0);
+        Self(self.0 | 1 << (VALID_SHIFT as usize + position))
+    }
+    fn without(self, position: usize) -> Self {
+        debug_assert!(self.valid() & (1 << position) != 0);
+        Self(self.0 & !(1 << (VALID_SHIFT as usize + position)))
+    }
+    /// Every commit opens the bin (a no-op but in a first table's untouched bins) and moves the version.
+    fn next(self) -> Self {
+        #[cfg(not(alru_mutation = "no_version"))]
+        return Self((self.0 | INIT).wrapping_add(VERSION));
+        #[cfg(alru_mutation = "no_version")]
+        return Self(self.0 | INIT);
+    }
+}
+
+/// One line of eight words: a bin, or a group's overflow.
+#[repr(align(64))]
+pub struct Line([AtomicU64; 8]);
+
+// SAFETY: zero is a valid value for each atomic, and `blank` gives just that.
+unsafe impl Blank for Line {
+    fn blank() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+/// What a scan under one header found.
+pub enum Scan {
+    /// The slot of the key; it was a member when the header was validated.
+    Found(u32),
+    /// The key was not a member under the header that the scan began with. Not validated: a commit on
+    /// that header is the validation, and a reader calls [`Bin::still`].
+    Absent,
+    /// The header moved.
+    Moved(Header),
+}
+
+/// What an attempt to change membership met.
+pub enum Commit {
+    Done,
+    /// The key is there already.
+    Exists,
+    /// The slot to unlink or replace is not a member.
+    Gone,
+    /// Neither the bin nor its overflow line has a free word.
+    Full,
+    /// The bin moved to the next table.
+    Frozen,
+}
+
+/// A bin and the overflow line of its group.
+#[derive(Clone, Copy)]
+pub struct Bin<'a> {
+    line: &'a Line,
+    overflow: &'a Line,
+}
+
+/// A claimed word that no header shows yet; given back when dropped.
+struct Claim<'a> {
+    bin: Bin<'a>,
+    position: usize,
+}
+
+impl Claim<'_> {
+    /// A header shows the word now.
+    fn publish(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        // Release: nothing was published through the word, but its next claimer's readers must not see
+        // it before this. In a frozen bin it is garbage that nobody copies.
+        self.bin.word(self.position).store(VACANT, Release);
+    }
+}
+
+impl<'a> Bin<'a> {
+    #[inline(always)]
+    pub fn new(line: &'a Line, overflow: &'a Line) -> Self {
+        Self { line, overflow }
+    }
+
+    #[inline(always)]
+    fn header_word(&self) -> &'a AtomicU64 {
+        &self.line.0[0]
+    }
+
+    fn word(&self, position: usize) -> &'a AtomicU64 {
+        if position < OWN { &self.line.0[1 + position] } else { &self.overflow.0[position - OWN] }
+    }
+
+    /// Acquire: pairs with the AcqRel of the commit that is seen; every word under a valid bit, and the
+    /// slot it names, were written before that.
+    #[inline(always)]
+    pub fn header(&self) -> Header {
+        Header(self.header_word().load(Acquire))
+    }
+
+    /// Has the header held still? The word loads before this are Acquire, so it cannot move above them.
+    #[inline(always)]
+    pub fn still(&self, header: Header) -> bool {
+        #[cfg(alru_mutation = "no_validation")]
+        return true;
+        #[cfg(not(alru_mutation = "no_validation"))]
+        {
+            self.header_word().load(Acquire) == header.0
+        }
+    }
+
+    fn commit(&self, from: Header, to: Header) -> Result<(), Header> {
+        self.header_word()
+            .compare_exchange(from.0, to.next().0, AcqRel, Acquire)
+            .map(|_| ())
+            .map_err(Header)
+    }
+
+    /// Looks for `tag` under `header`; `is_key` compares the keys of a validated member.
+    #[inline(always)]
+    pub fn scan(&self, header: Header, tag: Tag, mut is_key: impl FnMut(u32) -> bool) -> Scan {
+        let valid = header.valid();
+        let mut words = [0u64; OWN];
+        let mut hits = 0u32;
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.line.0[1 + i].load(Acquire);
+            hits |= u32::from((*word >> 32) as Tag == tag) << i;
+        }
+        hits &= valid;
+        while hits != 0 {
+            let word = Word(words[hits.trailing_zeros() as usize]);
+            if !self.still(header) {
+                return Scan::Moved(self.header());
+            }
+            if is_key(word.index()) {
+                return Scan::Found(word.index());
+            }
+            hits &= hits - 1;
+        }
+        if valid >> OWN != 0 {
+            return self.scan_overflow(header, tag, &mut is_key);
+        }
+        Scan::Absent
+    }
+
+    #[cold]
+    fn scan_overflow(
+        &self,
+        header: Header,
+        tag: Tag,
+        is_key: &mut impl FnMut(u32) -> bool,
+    ) -> Scan {
+        for position in OWN..POSITIONS {
+            if header.valid() & (1 << position) == 0 {
+                continue;
+            }
+            let word = Word(self.word(position).load(Acquire));
+            if word.tag() != tag {
+                continue;
+            }
+            if !self.still(header) {
+                return Scan::Moved(self.header());
+            }
+            if is_key(word.index()) {
+                return Scan::Found(word.index());
+            }
+        }
+        Scan::Absent
+    }
+
+    /// Claims a free word for `word`. Invisible until a header shows its bit.
+    fn claim(&self, header: Header, word: Word) -> Option<Claim<'a>> {
+        let mut free = !header.valid() & ((1 << POSITIONS) - 1);
+        while free != 0 {
+            let position = free.trailing_zeros() as usize;
+            free &= free - 1;
+            let cell = self.word(position);
+            let seen = cell.load(Acquire);
+            // AcqRel: acquires the header change that made the word free, releases it to readers.
+            if seen <= VACANT && cell.compare_exchange(seen, word.0, AcqRel, Acquire).is_ok() {
+                return Some(Claim { bin: *self, position });
+            }
+        }
+        None
+    }
+
+    /// Makes `word` a member unless the key is there. Linearises at the header CAS, or at the header load
+    /// that validated the key's presence.
+    pub fn insert(&self, word: Word, mut is_key: impl FnMut(u32) -> bool) -> Commit {
+        let mut header = self.header();
+        let mut claimed = None;
+        loop {
+            if header.is_frozen() {
+                return Commit::Frozen;
+            }
+            match self.scan(header, word.tag(), &mut is_key) {
+                Scan::Moved(now) => header = now,
+                Scan::Found(_) => return Commit::Exists,
+                Scan::Absent => {
+                    let Some(claim) = claimed.take().or_else(|| self.claim(header, word)) else {
+                        let now = self.header();
+                        if now == header {
+                            return Commit::Full;
+                        }
+                        header = now;
+                        continue;
+                    };
+                    match self.commit(header, header.with(claim.position)) {
+                        Ok(()) => {
+                            claim.publish();
+                            return Commit::Done;
+                        }
+                        Err(now) => {
+                            header = now;
+                            claimed = Some(claim);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The position of exactly this word under `header`; holds while the header does.
+    fn position_of(&self, header: Header, word: Word) -> Option<usize> {
+        (0..POSITIONS).find(|&p| {
+            header.valid() & (1 << p) != 0 && self.word(p).load(Acquire) == word.0
+        })
+    }
+
+    /// Ends the membership of `word`: `Done` for the one caller whose CAS cleared its bit, who owns the
+    /// slot's retirement.
+    pub fn unlink(&self, word: Word) -> Commit {
+        let mut header = self.header();
+        loop {
+            if header.is_frozen() {
+                return Commit::Frozen;
+            }
+            let Some(position) = self.position_of(header, word) else {
+                let now = self.header();
+                if now == header {
+                    return Commit::Gone;
+                }
+                header = now;
+                continue;
+            };
+            match self.commit(header, header.without(position)) {
+                Ok(()) => {
+                    // Release: whoever claims the word again has the header change before it.
+                    self.word(position).store(VACANT, Release);
+                    return Commit::Done;
+                }
+                Err(now) => header = now,
+            }
+        }
+    }
+
+    /// Swaps `old` for `new` in one header CAS, so that the key is never absent. `Done`: the caller owns
+    /// the retirement of `old`.
+    pub fn replace(&self, old: Word, new: Word) -> Commit {
+        let mut header = self.header();
+        let mut claimed = None;
+        loop {
+            if header.is_frozen() {
+                return Commit::Frozen;
+            }
+            let Some(position) = self.position_of(header, old) else {
+                let now = self.header();
+                if now == header {
+                    return Commit::Gone;
+                }
+                header = now;
+                continue;
+            };
+            let Some(claim) = claimed.take().or_else(|| self.claim(header, new)) else {
+                let now = self.header();
+                if now == header {
+                    return Commit::Full;
+                }
+                header = now;
+                continue;
+            };
+            match self.commit(header, header.without(position).with(claim.position)) {
+                Ok(()) => {
+                    claim.publish();
+                    self.word(position).store(VACANT, Release);
+                    return Commit::Done;
+                }
+                Err(now) => {
+                    header = now;
+                    claimed = Some(claim);
+                }
+            }
+        }
+    }
+
+    /// The members at one instant: words and how many, under a validated header.
+    pub fn members(&self) -> ([Option<Word>; POSITIONS], Header) {
+        loop {
+            let header = self.header();
+            let members = self.valid_words(header);
+            if self.still(header) {
+                return (members, header);
+            }
+        }
+    }
+
+    /// The words under the valid bits of `header`, by position; exact while the header holds.
+    fn valid_words(&self, header: Header) -> [Option<Word>; POSITIONS] {
+        std::array::from_fn(|p| {
+            (header.valid() & (1 << p) != 0).then(|| Word(self.word(p).load(Acquire)))
+        })
+    }
+
+    /// Freezes the bin: no membership changes here any more. Returns its members, which are final.
+    pub fn freeze(&self) -> [Option<Word>; POSITIONS] {
+        // AcqRel: acquires every commit before it; a commit after it fails on the changed header.
+        let header = Header(self.header_word().fetch_or(INIT | FROZEN, AcqRel));
+        self.valid_words(header)
+    }
+
+    /// Copies a frozen word to its place in this not yet open bin. Every helper computes the same word
+    /// for the same position; whoever comes late finds the position written and leaves it.
+    pub fn adopt(&self, position: usize, word: Word) {
+        let _ = self.word(position).compare_exchange(0, word.0, AcqRel, Acquire);
+    }
+
+    /// Opens the bin with its adopted members; a late helper finds it open.
+    pub fn open(&self, members: usize, own: usize, overflow_from: usize) {
+        let overflow = members - own;
+        let own_bits = (1u64 << own) - 1;
+        let overflow_bits = ((1u64 << overflow) - 1) << (OWN + overflow_from);
+        let header = INIT | (own_bits | overflow_bits) << VALID_SHIFT;
+        let _ = self.header_word().compare_exchange(0, header + VERSION, AcqRel, Acquire);
+    }
+}
+
+#[cfg(all(test, not(alru_loom)))]
+mod tests {
+    use super::*;
+
+    fn lines() -> (Line, Line) {
+        (Line::blank(), Line::blank())
+    }
+
+    #[test]
+    fn header_fields_do_not_overlap() {
+        assert_eq!(OWN_VALID & OVERFLOW_VALID, 0);
+        assert_eq!((OWN_VALID | OVERFLOW_VALID) & (INIT | FROZEN), 0);
+        assert_eq!((INIT | FROZEN | OWN_VALID | OVERFLOW_VALID) + 1, VERSION);
+    }
+
+    #[test]
+    fn fifteen_members_fit_and_the_sixteenth_is_told_so() {
+        let (a, o) = lines();
+        let bin = Bin::new(&a, &o);
+        for i in 0..POSITIONS as u32 {
+            assert!(matches!(bin.insert(Word::new(9, i + 2), |x| x == i + 2), Commit::Done));
+        }
+        assert!(matches!(bin.insert(Word::new(9, 99), |_| false), Commit::Full));
+        assert!(matches!(bin.insert(Word::new(9, 99), |x| x == 16), Commit::Exists));
+        assert!(matches!(bin.replace(Word::new(9, 4), Word::new(9, 99)), Commit::Full));
+        assert!(matches!(bin.unlink(Word::new(9, 4)), Commit::Done));
+        assert!(matches!(bin.unlink(Word::new(9, 4)), Commit::Gone));
+        assert!(matches!(bin.replace(Word::new(9, 5), Word::new(9, 99)), Commit::Done));
+        assert_eq!(bin.members().0.iter().flatten().count(), POSITIONS - 1);
+    }
+
+    #[test]
+    fn a_panicking_key_comparison_gives_the_claim_back() {
+        let (a, o) = lines();
+        let bin = Bin::new(&a, &o);
+        assert!(matches!(bin.insert(Word::new(1, 2), |_| false), Commit::Done));
+        let shouted = std::panic::catch_unwind(|| bin.insert(Word::new(1, 3), |_| panic!("eq")));
+        assert!(shouted.is_err());
+        assert!(matches!(bin.insert(Word::new(1, 3), |_| false), Commit::Done));
+        assert_eq!(bin.members().0.iter().flatten().count(), 2);
+    }
+}

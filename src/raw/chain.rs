@@ -1,0 +1,68 @@
+//! A stack of indices with a tagged head: pushes of whole chains, takes of several at once.
+
+use crate::sync::atomic::{AtomicU64, Ordering::*};
+
+/// Where the links of a chain are kept.
+pub trait Links {
+    /// The element after `index`; 0 ends the chain. Any value for an element that is on no chain any more.
+    fn next(&self, index: u32) -> u32;
+    fn set_next(&self, index: u32, next: u32);
+}
+
+/// The head: `tag32 | index32`, 0 in the index half when empty. Every change moves the tag, so the chain
+/// that was just walked is the chain that a CAS takes. (An operation that sleeps through exactly 2^32
+/// changes could be fooled; nothing shorter can.)
+pub struct Chain(AtomicU64);
+
+impl Chain {
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        // Relaxed: a hint; taking decides.
+        self.0.load(Relaxed) as u32 == 0
+    }
+
+    fn retagged(head: u64, index: u32) -> u64 {
+        #[cfg(not(alru_mutation = "no_chain_tag"))]
+        return ((head >> 32).wrapping_add(1) << 32) | index as u64;
+        #[cfg(alru_mutation = "no_chain_tag")]
+        return (head >> 32 << 32) | index as u64;
+    }
+
+    /// Puts the chain `first ..= last`, linked already, in front.
+    pub fn push(&self, links: &impl Links, first: u32, last: u32) {
+        let mut head = self.0.load(Acquire);
+        loop {
+            links.set_next(last, head as u32);
+            // AcqRel: releases the links, and all that the pusher did to the elements, to who takes them.
+            match self.0.compare_exchange_weak(head, Self::retagged(head, first), AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes up to `out.len()` elements by one CAS; answers how many.
+    pub fn take(&self, links: &impl Links, out: &mut [u32]) -> usize {
+        let mut head = self.0.load(Acquire);
+        loop {
+            let mut next = head as u32;
+            let mut taken = 0;
+            while next != 0 && taken < out.len() {
+                out[taken] = next;
+                taken += 1;
+                // Somebody else may take the element meanwhile; then the link is stale and the CAS fails.
+                next = links.next(next);
+            }
+            if taken == 0 {
+                return 0;
+            }
+            match self.0.compare_exchange_weak(head, Self::retagged(head, next), AcqRel, Acquire) {
+                Ok(_) => return taken,
+                Err(now) => head = now,
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The hands: they sweep the slots in index order and point at victims.
+//!
+//! A hand is a counter that hands out blocks of 64 positions; a stripe keeps what is left of its block for
+//! the next eviction. So two threads rarely sweep the same lines, and each block is visited once a round.
+//! The small hand skips by the probation bitmap, one load for 64 slots. The hands decide by what they read;
+//! whether a victim really goes is decided by the header CAS that unlinks it (`core`).
+//!
+//! Bounded: each hand looks at most at [`BUDGET`] live entries an eviction, then the coldest seen goes.
+//! Pending entries are passed over unless loads crowd out the capacity, or nothing else is there.
+
+use super::bin::{FIRST_INDEX, Tag};
+use super::ghost::Ghost;
+use super::mem::{OutOfMemory, Blank, ZeroedArray};
+use super::slab::Slab;
+use super::state::{Phase, Residence, Snapshot};
+use super::weight::Ledger;
+use crate::policy::clock::{self, Verdict};
+use crate::sync::atomic::{AtomicU64, Ordering::*, fence};
+use crossbeam_utils::CachePadded;
+
+/// Positions in a block: a word of the bitmap.
+const BLOCK: usize = 64;
+/// Live entries that one hand inspects for one eviction.
+const BUDGET: usize = if cfg!(alru_loom) { 4 } else { 256 };
+
+/// A word of 64 probation bits.
+struct Bits(AtomicU64);
+
+// SAFETY: zero is a valid value of the atomic.
+unsafe impl Blank for Bits {
+    fn blank() -> Self {
+        Self(AtomicU64::new(0))
+    }
+}
+
+/// A hand and what the stripes have left of its blocks.
+struct Hand {
+    blocks: CachePadded<AtomicU64>,
+    /// `position + 1`, or 0 where the stripe has no block or a thread is at work with it.
+    rest: Box<[CachePadded<AtomicU64>]>,
+}
+
+impl Hand {
+    fn new(stripes: usize) -> Self {
+        Self {
+            blocks: CachePadded::new(AtomicU64::new(0)),
+            rest: (0..stripes).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+        }
+    }
+
+    /// The position to go on from: the stripe's rest, or a new block.
+    fn take(&self, stripe: usize, blocks: usize) -> usize {
+        // Relaxed: positions are hints; two threads at one position are harmless.
+        match self.rest[stripe % self.rest.len()].swap(0, Relaxed) {
+            0 => (self.blocks.fetch_add(1, Relaxed) as usize % blocks) * BLOCK,
+            position => position as usize - 1,
+        }
+    }
+
+    /// Leaves the rest of a block to the stripe's next eviction.
+    fn put_back(&self, stripe: usize, position: usize) {
+        if position % BLOCK != 0 {
+            self.rest[stripe % self.rest.len()].store(position as u64 + 1, Relaxed);
+        }
+    }
+}
+
+/// A slot that a hand points at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Victim {
+    pub index: u32,
+    pub tag: Tag,
+    /// Evicted from probation: the ghost remembers it.
+    pub from_probation: bool,
+    pub expired: bool,
+}
+
+/// What a sweep keeps for the case that nobody deserves to go.
+#[derive(Default)]
+struct Coldest {
+    ready: Option<(u8, Victim)>,
+    pending: Option<Victim>,
+}
+
+impl Coldest {
+    fn offer(&mut self, refs: u8, victim: Victim) {
+        if self.ready.is_none_or(|(coldest, _)| refs < coldest) {
+            self.ready = Some((refs, victim));
+        }
+    }
+}
+
+/// Which replacement policy the hands follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    TwoHand,
+    Plain,
+}
+
+/// The eviction state of a bounded cache.
+pub struct Hands {
+    policy: Policy,
+    main: Hand,
+    small: Hand,
+    probation: ZeroedArray<Bits>,
+    probation_target: u64,
+    main_target: u64,
+    ghost: Ghost,
+}
+
+impl Hands {
+    pub fn new(policy: Policy, capacity: u64, slots: usize, stripes: usize) -> Result<Self, OutOfMemory> {
+        let plain = policy == Policy::Plain;
+        let probation_target = if plain { 0 } else { clock::probation_target(capacity) };
+        let plain = probation_target == 0;
+        let bits = if plain { 0 } else { (slots + FIRST_INDEX as usize).div_ceil(BLOCK) };
+        Ok(Self {
+            policy,
+            main: Hand::new(stripes),
+            small: Hand::new(stripes),
+            probation: ZeroedArray::new(bits)?,
+            probation_target,
+            main_target: capacity - probation_target,
+            ghost: Ghost::new(if plain { 0 } else { clock::ghost_entries(capacity) })?,
+        })
+    }
+
+    /// Saturation of the reference counters.
+    pub fn max_refs(policy: Policy) -> u8 {
+        match policy {
+            Policy::TwoHand => clock::TWO_HAND_MAX,
+            Policy::Plain => clock::PLAIN_MAX,
+        }
+    }
+
+    /// The counter a newcomer starts with: under plain CLOCK the reference that brought it in counts.
+    pub fn first_refs(&self) -> u8 {
+        match self.policy {
+            Policy::TwoHand => 0,
+            Policy::Plain => 1,
+        }
+    }
+
+    /// Where a newcomer starts: main while it fills or when the ghost knows the key, else probation.
+    pub fn residence(&self, tag: Tag, ledger: &Ledger) -> Residence {
+        let main = self.probation_target == 0
+            || ledger.main() < self.main_target
+            || self.ghost.knows(tag);
+        if main { Residence::Main } else { Residence::Probation }
+    }
+
+    /// Shows a newcomer in probation to the small hand. After the state says PROBATION: the hand that
+    /// clears this bit in between re-reads the state (`clear`).
+    pub fn show(&self, index: u32) {
+        if let Some((bits, bit)) = self.bit(index) {
+            bits.fetch_or(bit, AcqRel);
+        }
+    }
+
+    fn bit(&self, index: u32) -> Option<(&AtomicU64, u64)> {
+        let word = index as usize / BLOCK;
+        (word < self.probation.len()).then(|| (&self.probation.get(word).0, 1 << (index as usize % BLOCK)))
+    }
+
+    /// Clears the bit of a slot that is not in probation, unless it is again by now.
+    fn clear<K, V>(&self, slab: &Slab<K, V>, index: u32) {
+        let Some((bits, bit)) = self.bit(index) else { return };
+        bits.fetch_and(!bit, AcqRel);
+        // Pairs with `show`: the newcomer writes its state, then sets the bit; this side clears the bit,
+        // then reads the state. Whichever RMW on the bit is later sees the other: either the newcomer's
+        // `fetch_or` comes last and the bit stays, or this fence and load see PROBATION and set it again.
+        fence(SeqCst);
+        if slab.get(index).is_some_and(|s| in_probation(s.state.load())) {
+            bits.fetch_or(bit, AcqRel);
+        }
+    }
+
+    pub fn remember(&self, tag: Tag) {
+        self.ghost.remember(tag);
+    }
+
+    /// Points at the next victim. `crowded`: loads hold more than half the capacity, so pending entries
+    /// are not spared.
+    pub fn next_victim<K, V>(
+        &self,
+        slab: &Slab<K, V>,
+        ledger: &Ledger,
+        stripe: usize,
+        crowded: bool,
+        is_expired: impl Fn(Snapshot) -> bool,
+    ) -> Option<Victim> {
+        let mut coldest = Coldest::default();
+        let probation = ledger.total().saturating_sub(ledger.main());
+        let small_first = self.probation_target > 0 && probation >= self.probation_target;
+        let mut victim = None;
+        if small_first {
+            victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &mut coldest);
+        }
+        if victim.is_none() {
+            victim = self.sweep_main(slab, stripe, crowded, &is_expired, &mut coldest);
+        }
+        if victim.is_none() && !small_first && self.probation_target > 0 {
+            victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &mut coldest);
+        }
+        victim.or(coldest.ready.map(|(_, v)| v)).or(coldest.pending)
+    }
+
+    fn sweep_small<K, V>(
+        &self,
+        slab: &Slab<K, V>,
+        ledger: &Ledger,
+        stripe: usize,
+        crowded: bool,
+        is_expired: &impl Fn(Snapshot) -> bool,
+        coldest: &mut Coldest,
+    ) -> Option<Victim> {
+        let blocks = (slab.high_water() as usize).div_ceil(BLOCK).clamp(1, self.probation.len().max(1));
+        let mut inspected = 0;
+        // Two rounds: the first may find newcomers only, and ages them.
+        for _ in 0..2 * blocks + 1 {
+            let start = self.small.take(stripe, blocks);
+            let word = self.probation.get(start / BLOCK).0.load(Acquire);
+            let mut bits = word & (!0 << (start % BLOCK));
+            while bits != 0 {
+                let index = (start / BLOCK * BLOCK) as u32 + bits.trailing_zeros();
+                bits &= bits - 1;
+                let Some(slot) = slab.get(index) else { continue };
+                let tag = slot.tag();
+                let state = slot.state.load();
+                if !in_probation(state) {
+                    self.clear(slab, index);
+                    continue;
+                }
+                inspected += 1;
+                let victim = |expired| Victim { index, tag, from_probation: true, expired };
+                if state.phase() == Phase::Pending {
+                    coldest.pending = Some(victim(false));
+                    if !crowded {
+                        continue;
+                    }
+                    self.small.put_back(stripe, index as usize + 1);
+                    return coldest.pending;
+                }
+                let expired = is_expired(state);
+                match clock::small_hand(slot.refs(), state.is_fresh(), expired) {
+                    Verdict::Evict | Verdict::Decrement => {
+                        self.small.put_back(stripe, index as usize + 1);
+                        return Some(victim(expired));
+                    }
+                    Verdict::Promote => {
+                        if slot.state.promote() {
+                            slot.set_refs(0);
+                            ledger.settle(Residence::Main);
+                        }
+                        self.clear(slab, index);
+                    }
+                    Verdict::Age => {
+                        slot.state.age();
+                        coldest.offer(0, victim(false));
+                    }
+                }
+            }
+            if inspected >= BUDGET {
+                break;
+            }
+        }
+        None
+    }
+
+    fn sweep_main<K, V>(
+        &self,
+        slab: &Slab<K, V>,
+        stripe: usize,
+        crowded: bool,
+        is_expired: &impl Fn(Snapshot) -> bool,
+        coldest: &mut Coldest,
+    ) -> Option<Victim> {
+        let high = slab.high_water() as usize;
+        let blocks = high.div_ceil(BLOCK).max(1);
+        let mut inspected = 0;
+        // As many rounds as the counter can take, and one for what moved meanwhile.
+        for _ in 0..(Self::max_refs(self.policy) as usize + 1) * blocks + 1 {
+            let start = self.main.take(stripe, blocks);
+            for index in start..(start / BLOCK + 1) * BLOCK {
+                let Some(slot) = slab.get(index as u32) else { continue };
+                let index = index as u32;
+                let tag = slot.tag();
+                let state = slot.state.load();
+                if !state.is_live() {
+                    continue;
+                }
+                if self.probation_target > 0 && in_probation(state) {
+                    // The small hand's. Its bit may have been lost to a hand that was late.
+                    if self.bit(index).is_some_and(|(bits, bit)| bits.load(Relaxed) & bit == 0) {
+                        self.show(index);
+                    }
+                    continue;
+                }
+                inspected += 1;
+                let victim = |expired| Victim { index, tag, from_probation: false, expired };
+                if state.phase() == Phase::Pending {
+                    coldest.pending = Some(victim(false));
+                    if !crowded {
+                        continue;
+                    }
+                    self.main.put_back(stripe, index as usize + 1);
+                    return coldest.pending;
+                }
+                let refs = slot.refs();
+                let expired = is_expired(state);
+                match clock::main_hand(refs, expired) {
+                    Verdict::Evict => {
+                        self.main.put_back(stripe, index as usize + 1);
+                        return Some(victim(expired));
+                    }
+                    _ => {
+                        slot.set_refs(refs - 1);
+                        coldest.offer(refs - 1, victim(false));
+                    }
+                }
+            }
+            if inspected >= BUDGET {
+                break;
+            }
+        }
+        None
+    }
+}
+
+fn in_probation(state: Snapshot) -> bool {
+    state.is_live() && state.residence() == Residence::Probation
+}

@@ -1,0 +1,137 @@
+//! Blank, cache-line aligned, lazily committed arrays.
+//!
+//! Large arrays come from the allocator's zeroed path, which on every mainstream system hands out
+//! untouched pages: a reserve that is never used costs address space, not memory. The request keeps an
+//! alignment of 16, because a larger one makes std write the zeros itself and so commit every page; the
+//! line alignment is made by hand from 64 spare bytes.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+const LINE: usize = 64;
+
+/// A type with a value that every element of a new array starts with.
+///
+/// # Safety
+/// If `IS_ZEROS`, all-zero bytes must be a valid value.
+pub unsafe trait Blank {
+    /// All-zero bytes are the blank value, so that fresh pages need no writing. loom's atomics are not
+    /// plain bytes: there every element is written.
+    const IS_ZEROS: bool = !cfg!(alru_loom);
+    /// The value of an untouched element.
+    fn blank() -> Self;
+}
+
+/// The allocator could not provide the array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+/// A fixed array of `T`, `stride` bytes apart, the first element at a multiple of 64.
+pub struct ZeroedArray<T> {
+    base: NonNull<u8>,
+    allocation: NonNull<u8>,
+    layout: Layout,
+    len: usize,
+    stride: usize,
+    _marker: PhantomData<T>,
+}
+
+// SAFETY: the array owns its elements and hands out shared references only, as a `Box<[T]>` does.
+unsafe impl<T: Send> Send for ZeroedArray<T> {}
+// SAFETY: as above; `&ZeroedArray<T>` gives `&T` and nothing else.
+unsafe impl<T: Sync> Sync for ZeroedArray<T> {}
+
+impl<T: Blank> ZeroedArray<T> {
+    /// `len` elements, `size_of::<T>()` apart.
+    pub fn new(len: usize) -> Result<Self, OutOfMemory> {
+        Self::with_stride(len, size_of::<T>())
+    }
+
+    /// `len` elements, `stride` bytes apart; the stride must hold a `T` and keep it aligned.
+    pub fn with_stride(len: usize, stride: usize) -> Result<Self, OutOfMemory> {
+        assert!(stride >= size_of::<T>() && stride % align_of::<T>() == 0);
+        // Types that want more than a line are aligned by hand like the rest, from a larger slack.
+        let align = LINE.max(align_of::<T>());
+        let bytes = len.checked_mul(stride).ok_or(OutOfMemory)?;
+        let size = bytes.checked_add(align).ok_or(OutOfMemory)?;
+        let layout = Layout::from_size_align(size, 16).map_err(|_| OutOfMemory)?;
+        // SAFETY: `size` is not zero, `align` is at least 64.
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(OutOfMemory)?;
+        let slack = allocation.as_ptr().align_offset(align);
+        // SAFETY: `slack < align`, and `align` bytes more than the elements need were requested.
+        let base = unsafe { allocation.add(slack) };
+        let array = Self { base, allocation, layout, len, stride, _marker: PhantomData };
+        if !T::IS_ZEROS {
+            for i in 0..len {
+                // SAFETY: `i < len`, so the element lies inside the allocation; nobody shares it yet.
+                unsafe { array.base.as_ptr().add(i * stride).cast::<T>().write(T::blank()) };
+            }
+        }
+        Ok(array)
+    }
+}
+
+impl<T> ZeroedArray<T> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// # Safety
+    /// `index < self.len()`.
+    #[inline(always)]
+    pub unsafe fn get_unchecked(&self, index: usize) -> &T {
+        debug_assert!(index < self.len);
+        // SAFETY: in range by the caller's promise, aligned by construction; every element is
+        // initialised: zero bytes are valid if `IS_ZEROS`, else each one was written.
+        unsafe { &*self.base.as_ptr().add(index * self.stride).cast::<T>() }
+    }
+
+    /// # Panics
+    /// If `index >= self.len()`.
+    #[inline]
+    pub fn get(&self, index: usize) -> &T {
+        assert!(index < self.len);
+        // SAFETY: checked above.
+        unsafe { self.get_unchecked(index) }
+    }
+}
+
+impl<T> Drop for ZeroedArray<T> {
+    fn drop(&mut self) {
+        if std::mem::needs_drop::<T>() {
+            for i in 0..self.len {
+                // SAFETY: in range and initialised; `&mut self` says nobody else looks.
+                unsafe { self.base.as_ptr().add(i * self.stride).cast::<T>().drop_in_place() };
+            }
+        }
+        // SAFETY: allocated in `with_stride` with this layout.
+        unsafe { dealloc(self.allocation.as_ptr(), self.layout) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // SAFETY: zero is a valid u64.
+    unsafe impl Blank for u64 {
+        fn blank() -> Self {
+            0
+        }
+    }
+
+    #[test]
+    fn elements_start_at_a_line_and_read_zero() {
+        for len in [1, 7, 64, 1000] {
+            let a = ZeroedArray::<u64>::with_stride(len, 24).unwrap();
+            assert_eq!(std::ptr::from_ref(a.get(0)).addr() % LINE, 0);
+            assert!((0..len).all(|i| *a.get(i) == 0));
+        }
+    }
+
+    #[test]
+    fn an_absurd_length_is_an_error_not_an_abort() {
+        assert!(ZeroedArray::<u64>::new(usize::MAX / 4).is_err());
+    }
+}

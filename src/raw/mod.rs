@@ -1,0 +1,29 @@
+//! The lock-free core. All `unsafe` of the crate lives here and in the futures that drive flights.
+//!
+//! | part | files |
+//! |---|---|
+//! | index | `bin`, `table`, `grow` |
+//! | slots | `state`, `slot`, `slab`, `limbo` |
+//! | eviction | `hands`, `ghost`, `weight` |
+//! | loads | `flight`, `waiters` |
+//! | ground | `reclaim`, `mem`, `chunks`, `chain` |
+//! | all of it | `core` |
+#![allow(missing_docs)] // internal: public for the loom models alone
+
+pub mod bin;
+pub mod chain;
+pub mod chunks;
+pub mod core;
+pub mod flight;
+pub mod ghost;
+pub mod grow;
+pub mod hands;
+pub mod limbo;
+pub mod mem;
+pub mod reclaim;
+pub mod slab;
+pub mod slot;
+pub mod state;
+pub mod table;
+pub mod waiters;
+pub mod weight;

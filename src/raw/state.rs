@@ -1,0 +1,279 @@
+//! The state word: one atomic word holds what a slot's life is, and every transition of it.
+//!
+//! ```text
+//!  bits 0..2   phase      EMPTY, PENDING, READY, EXPIRED
+//!  bit  3      VALUE      the value cell is initialised (kept through EXPIRED, for the drainer)
+//!  bit  4      MAIN       resident in main; clear: in probation
+//!  bit  5      FRESH      not yet met by the small hand
+//!  bit  6      FILED      on a list of the timer wheel; survives the end of a life
+//!  bit  7      REFRESHING a soft-deadline reload is running
+//!  bits 8..23  era        of `invalidate_all`
+//!  bits 24..63 deadline in ticks, or the flight's id while PENDING
+//! ```
+//!
+//! All transitions are read-modify-write loops that keep unrelated bits and give up only when the phase
+//! (or the flight) is not what they need: another thread may clear FILED at any moment, and that must
+//! neither lose FILED nor discard a load's result. AcqRel on success, Acquire on failure: the winner of
+//! READY publishes the value cell to whoever reads READY; the winner of EXPIRED sees all that the life
+//! wrote; whoever begins a life sees the drainer's last access to the cells.
+
+use crate::sync::atomic::{AtomicU64, Ordering::*};
+
+/// The four states of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// No life: free, or private to the thread that is about to begin one.
+    Empty,
+    /// A load is in flight; the key is there, the value is not.
+    Pending,
+    /// Key and value are there.
+    Ready,
+    /// The life is over; key and value wait for the grace period.
+    Expired,
+}
+
+const PHASE_BITS: u32 = 3;
+const PHASE: u64 = (1 << PHASE_BITS) - 1;
+const VALUE: u64 = 1 << PHASE_BITS;
+const MAIN: u64 = VALUE << 1;
+const FRESH: u64 = MAIN << 1;
+const FILED: u64 = FRESH << 1;
+const REFRESHING: u64 = FILED << 1;
+const ERA_SHIFT: u32 = REFRESHING.trailing_zeros() + 1;
+const ERA_BITS: u32 = 16;
+const FIELD_SHIFT: u32 = ERA_SHIFT + ERA_BITS;
+/// Width of the field that holds a deadline or a flight id.
+pub const FIELD_BITS: u32 = u64::BITS - FIELD_SHIFT;
+const FIELD: u64 = !0 << FIELD_SHIFT;
+
+const _: () = assert!(FIELD_BITS == 40 && FIELD_BITS == crate::policy::expiry::DEADLINE_BITS);
+
+const EMPTY: u64 = 0;
+const PENDING: u64 = 1;
+const READY: u64 = 2;
+const EXPIRED: u64 = 3;
+
+/// Where a newcomer starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residence {
+    Main,
+    Probation,
+}
+
+impl Residence {
+    fn bits(self) -> u64 {
+        match self {
+            Residence::Main => MAIN,
+            Residence::Probation => FRESH,
+        }
+    }
+}
+
+/// A state word as it was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot(u64);
+
+impl Snapshot {
+    #[inline]
+    pub fn phase(self) -> Phase {
+        match self.0 & PHASE {
+            EMPTY => Phase::Empty,
+            PENDING => Phase::Pending,
+            READY => Phase::Ready,
+            _ => Phase::Expired,
+        }
+    }
+
+    #[inline]
+    pub fn is_ready(self) -> bool {
+        self.0 & PHASE == READY
+    }
+
+    pub fn is_live(self) -> bool {
+        matches!(self.0 & PHASE, PENDING | READY)
+    }
+
+    pub fn has_value(self) -> bool {
+        self.0 & VALUE != 0
+    }
+
+    pub fn residence(self) -> Residence {
+        if self.0 & MAIN != 0 { Residence::Main } else { Residence::Probation }
+    }
+
+    pub fn is_fresh(self) -> bool {
+        self.0 & FRESH != 0
+    }
+
+    /// The deadline in ticks; 0 when there is none or the word holds a flight.
+    #[inline]
+    pub fn deadline(self) -> u64 {
+        if self.is_ready() { self.0 >> FIELD_SHIFT } else { 0 }
+    }
+
+    /// The flight of a pending slot.
+    pub fn flight(self) -> Option<u64> {
+        (self.0 & PHASE == PENDING).then_some(self.0 >> FIELD_SHIFT)
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("phase", &self.phase())
+            .field("residence", &self.residence())
+            .field("fresh", &self.is_fresh())
+            .field("field", &(self.0 >> FIELD_SHIFT))
+            .finish()
+    }
+}
+
+/// Did a load's result become the entry?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a detached result must be taken back out of the value cell"]
+pub enum Completion {
+    Stored,
+    /// The slot's life ended, or belongs to another flight: the waiters get the value, the cache does not.
+    Detached,
+}
+
+/// The atomic word.
+pub struct State(AtomicU64);
+
+impl State {
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Acquire: pairs with the release of the transition that is seen (see the module).
+    #[inline(always)]
+    pub fn load(&self) -> Snapshot {
+        Snapshot(self.0.load(Acquire))
+    }
+
+    /// One loop for all transitions: `next` answers the new word, or None to give up.
+    #[inline]
+    fn update(&self, mut next: impl FnMut(u64) -> Option<u64>) -> Result<Snapshot, Snapshot> {
+        let mut word = self.0.load(Acquire);
+        loop {
+            let Some(new) = next(word) else { return Err(Snapshot(word)) };
+            match self.0.compare_exchange_weak(word, new, AcqRel, Acquire) {
+                Ok(_) => return Ok(Snapshot(word)),
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    fn begin(&self, bits: u64) {
+        let began = self.update(|w| {
+            debug_assert_eq!(w & PHASE, EMPTY, "a life begins in a slot that nobody else owns");
+            Some((w & FILED) | bits)
+        });
+        debug_assert!(began.is_ok());
+    }
+
+    /// EMPTY → PENDING(flight). The caller owns the slot and has written its key.
+    pub fn begin_pending(&self, flight: u64, residence: Residence) {
+        debug_assert!(flight >> FIELD_BITS == 0);
+        self.begin(PENDING | residence.bits() | flight << FIELD_SHIFT);
+    }
+
+    /// EMPTY → READY(deadline). The caller owns the slot and has written its key and value.
+    pub fn begin_ready(&self, deadline: u64, residence: Residence) {
+        debug_assert!(deadline >> FIELD_BITS == 0);
+        self.begin(READY | VALUE | residence.bits() | deadline << FIELD_SHIFT);
+    }
+
+    /// The loser of an insert takes its never-published life back: any phase → EMPTY, keeping FILED.
+    /// Answers the last word of it.
+    pub fn withdraw(&self) -> Snapshot {
+        self.update(|w| Some(w & FILED)).unwrap_or_else(|unchanged| unchanged)
+    }
+
+    /// PENDING(flight) → READY(deadline). The caller holds the flight's lead, is pinned, and has
+    /// written the value cell.
+    pub fn complete(&self, flight: u64, deadline: u64) -> Completion {
+        debug_assert!(deadline >> FIELD_BITS == 0);
+        let done = self.update(|w| {
+            (Snapshot(w).flight() == Some(flight))
+                .then_some((w & !(PHASE | FIELD)) | READY | VALUE | deadline << FIELD_SHIFT)
+        });
+        match done {
+            Ok(_) => Completion::Stored,
+            Err(_) => Completion::Detached,
+        }
+    }
+
+    /// PENDING or READY → EXPIRED, by the thread that unlinked the slot: nobody else ends a life. Answers
+    /// the last word of it.
+    pub fn expire(&self) -> Snapshot {
+        let last = self.update(|w| Some((w & !(PHASE | FIELD | FRESH | REFRESHING)) | EXPIRED));
+        let last = last.unwrap_or_else(|unchanged| unchanged);
+        debug_assert!(last.is_live(), "{last:?}: the winner of the unlink ends a life once");
+        last
+    }
+
+    /// PROBATION → MAIN while READY; false if the slot was not in probation any more.
+    #[must_use]
+    pub fn promote(&self) -> bool {
+        self.update(|w| {
+            (Snapshot(w).is_ready() && w & MAIN == 0).then_some((w | MAIN) & !FRESH)
+        })
+        .is_ok()
+    }
+
+    /// The small hand's first visit: clears FRESH while READY.
+    pub fn age(&self) {
+        let _ = self.update(|w| (Snapshot(w).is_ready() && w & FRESH != 0).then_some(w & !FRESH));
+    }
+
+    /// EXPIRED → EMPTY after the grace period, by the drainer, which has dropped key and value before.
+    pub fn drained(&self) {
+        let done = self.update(|w| {
+            debug_assert_eq!(w & PHASE, EXPIRED, "only what has expired is drained");
+            Some(w & FILED)
+        });
+        debug_assert!(done.is_ok());
+    }
+}
+
+#[cfg(all(test, not(alru_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_tile_the_word() {
+        let parts = [PHASE, VALUE, MAIN, FRESH, FILED, REFRESHING, 0xffff << ERA_SHIFT, FIELD];
+        assert_eq!(parts.iter().fold(0, |a, p| a | p), u64::MAX);
+        assert_eq!(parts.iter().map(|p| p.count_ones()).sum::<u32>(), 64);
+    }
+
+    #[test]
+    fn a_life_round_trips_and_keeps_filed() {
+        let s = State(AtomicU64::new(FILED));
+        s.begin_pending(77, Residence::Probation);
+        assert_eq!(s.load().flight(), Some(77));
+        assert!(s.load().is_fresh() && !s.load().has_value());
+        assert_eq!(s.complete(78, 5), Completion::Detached);
+        assert_eq!(s.complete(77, 5), Completion::Stored);
+        assert_eq!(s.complete(77, 5), Completion::Detached);
+        assert_eq!((s.load().deadline(), s.load().flight()), (5, None));
+        s.age();
+        assert!(!s.load().is_fresh());
+        assert!(s.promote() && !s.promote());
+        assert_eq!(s.load().residence(), Residence::Main);
+        assert!(s.expire().is_ready());
+        assert!(s.load().has_value(), "the drainer must know that there is a value");
+        s.drained();
+        assert_eq!(s.0.load(Relaxed), FILED);
+    }
+
+    #[test]
+    fn a_withdrawn_life_leaves_nothing_but_filed() {
+        let s = State(AtomicU64::new(FILED));
+        s.begin_ready(9, Residence::Main);
+        assert_eq!(s.withdraw().residence(), Residence::Main);
+        assert_eq!(s.load().phase(), Phase::Empty);
+        assert_eq!(s.0.load(Relaxed), FILED);
+    }
+}

@@ -1,0 +1,202 @@
+//! The index: tables of bins, the current one behind a root pointer.
+//!
+//! `bin(tag) = (tag * nbins) >> 32` keeps the order of the tags, so that bin j of n splits into the bins 2j
+//! and 2j + 1 of 2n. Growth is in `grow.rs`; here a look-up that meets a frozen bin goes to the next table.
+
+use super::bin::{Bin, Commit, GROUP, Line, POSITIONS, Scan, Tag, Word};
+use super::mem::{OutOfMemory, ZeroedArray};
+use super::reclaim::Guard;
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
+
+/// Entries a bin holds on average when a table is full: 7 own words and a share of the overflow leave
+/// 0.03 % of inserts at this load without a free word.
+const LOAD_NUMERATOR: usize = 21;
+const LOAD_DENOMINATOR: usize = 5;
+
+/// Lines a group takes: its bins and their overflow line.
+const GROUP_LINES: usize = GROUP + 1;
+
+/// One array of bins.
+pub(super) struct Table {
+    lines: ZeroedArray<Line>,
+    pub(super) groups: usize,
+    /// The table of twice the size that this one is moving to.
+    pub(super) next: AtomicPtr<Table>,
+    /// The next group that a helper takes on.
+    pub(super) helped: AtomicUsize,
+    /// All groups below this one have moved.
+    pub(super) moved: AtomicUsize,
+}
+
+impl Table {
+    pub(super) fn new(groups: usize) -> Result<Box<Self>, OutOfMemory> {
+        // The bin number is a 32-bit product, so there can't be more bins than tags.
+        if groups == 0 || groups > (1 << 32) / GROUP {
+            return Err(OutOfMemory);
+        }
+        Ok(Box::new(Self {
+            lines: ZeroedArray::new(groups.checked_mul(GROUP_LINES).ok_or(OutOfMemory)?)?,
+            groups,
+            next: AtomicPtr::new(std::ptr::null_mut()),
+            helped: AtomicUsize::new(0),
+            moved: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The entries at which this table is full.
+    pub(super) fn entries(&self) -> usize {
+        self.groups * GROUP * LOAD_NUMERATOR / LOAD_DENOMINATOR
+    }
+
+    #[inline(always)]
+    pub(super) fn number(&self, tag: Tag) -> usize {
+        ((tag as u64 * (self.groups * GROUP) as u64) >> 32) as usize
+    }
+
+    #[inline(always)]
+    pub(super) fn bin(&self, number: usize) -> Bin<'_> {
+        let first = number / GROUP * GROUP_LINES;
+        debug_assert!(number < self.groups * GROUP);
+        // SAFETY: `number < groups * GROUP` (a tag times the bins, shifted down by the tag's width, is
+        // below the bins; growth passes numbers of this table), so both lines lie in the array.
+        let (line, overflow) = unsafe {
+            (
+                self.lines.get_unchecked(first + number % GROUP),
+                self.lines.get_unchecked(first + GROUP),
+            )
+        };
+        Bin::new(line, overflow)
+    }
+}
+
+/// The concurrent index from tags to slot indices. Keys are compared by the caller.
+pub struct Index {
+    /// The oldest table whose groups have not all moved.
+    pub(super) root: AtomicPtr<Table>,
+}
+
+// SAFETY: tables hold atomics only; the pointer owns the chain of tables and is changed by CAS.
+unsafe impl Send for Index {}
+// SAFETY: as above; all shared access is by atomics, and tables are freed through the epoch.
+unsafe impl Sync for Index {}
+
+impl Index {
+    /// An index sized for `entries`.
+    pub fn new(entries: usize) -> Result<Self, OutOfMemory> {
+        let bins = entries.saturating_mul(LOAD_DENOMINATOR).div_ceil(LOAD_NUMERATOR);
+        Self::with_groups(bins.div_ceil(GROUP).max(1))
+    }
+
+    /// An index of exactly `groups` groups.
+    pub fn with_groups(groups: usize) -> Result<Self, OutOfMemory> {
+        Ok(Self { root: AtomicPtr::new(Box::into_raw(Table::new(groups)?)) })
+    }
+
+    #[inline(always)]
+    pub(super) fn root<'g>(&self, _guard: &'g Guard) -> &'g Table {
+        // SAFETY: the root is never null; it is replaced by growth alone, which retires the old table
+        // through the epoch, and the caller is pinned for 'g. Acquire pairs with the release of the CAS
+        // that published the table.
+        unsafe { &*self.root.load(Acquire) }
+    }
+
+    /// The slot of the key with this tag for which `is_key` holds. Linearises at a header load: the last
+    /// one for a hit, the validated first one for a miss.
+    #[inline(always)]
+    pub fn find(&self, guard: &Guard, tag: Tag, mut is_key: impl FnMut(u32) -> bool) -> Option<u32> {
+        let table = self.root(guard);
+        let bin = table.bin(table.number(tag));
+        let mut header = bin.header();
+        while !header.is_frozen() {
+            match bin.scan(header, tag, &mut is_key) {
+                Scan::Found(index) => return Some(index),
+                Scan::Absent if bin.still(header) => return None,
+                Scan::Absent => header = bin.header(),
+                Scan::Moved(now) => header = now,
+            }
+        }
+        self.find_moved(guard, tag, is_key)
+    }
+
+    #[cold]
+    fn find_moved(
+        &self,
+        guard: &Guard,
+        tag: Tag,
+        mut is_key: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        loop {
+            let bin = self.locate(guard, tag);
+            let mut header = bin.header();
+            while !header.is_frozen() {
+                match bin.scan(header, tag, &mut is_key) {
+                    Scan::Found(index) => return Some(index),
+                    Scan::Absent if bin.still(header) => return None,
+                    Scan::Absent => header = bin.header(),
+                    Scan::Moved(now) => header = now,
+                }
+            }
+        }
+    }
+
+    /// The bin that decides about `tag`: the first on the way from the root that is not frozen.
+    pub(super) fn locate<'g>(&self, guard: &'g Guard, tag: Tag) -> Bin<'g> {
+        let mut table = self.root(guard);
+        loop {
+            let number = table.number(tag);
+            let bin = table.bin(number);
+            if !bin.header().is_frozen() {
+                return bin;
+            }
+            table = table.advance(guard, number / GROUP);
+        }
+    }
+
+    fn change(&self, guard: &Guard, tag: Tag, mut attempt: impl FnMut(Bin<'_>) -> Commit) -> Commit {
+        loop {
+            match attempt(self.locate(guard, tag)) {
+                Commit::Frozen => continue,
+                done => return done,
+            }
+        }
+    }
+
+    /// Makes slot `index` a member unless the key is there: `Done`, `Exists` or `Full`.
+    pub fn insert(
+        &self,
+        guard: &Guard,
+        tag: Tag,
+        index: u32,
+        mut is_key: impl FnMut(u32) -> bool,
+    ) -> Commit {
+        self.change(guard, tag, |bin| bin.insert(Word::new(tag, index), &mut is_key))
+    }
+
+    /// Ends the membership of slot `index`; true for the one winner, who owns its retirement.
+    #[must_use = "the winner owns the slot's retirement"]
+    pub fn unlink(&self, guard: &Guard, tag: Tag, index: u32) -> bool {
+        matches!(self.change(guard, tag, |bin| bin.unlink(Word::new(tag, index))), Commit::Done)
+    }
+
+    /// Swaps slot `old` for `new` under one key: `Done`, `Gone` or `Full`.
+    pub fn replace(&self, guard: &Guard, tag: Tag, old: u32, new: u32) -> Commit {
+        self.change(guard, tag, |bin| bin.replace(Word::new(tag, old), Word::new(tag, new)))
+    }
+
+    /// The slots that share the bin of `tag`, at one instant.
+    pub fn neighbours(&self, guard: &Guard, tag: Tag) -> [Option<Word>; POSITIONS] {
+        self.locate(guard, tag).members().0
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        let mut table = self.root.load(Relaxed);
+        while !table.is_null() {
+            // SAFETY: `&mut self`: nobody reads any more; the chain from the root is ours alone, and
+            // tables before the root were retired when the root moved past them.
+            let owned = unsafe { Box::from_raw(table) };
+            table = owned.next.load(Relaxed);
+        }
+    }
+}

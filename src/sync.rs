@@ -1,0 +1,104 @@
+//! The one door to atomics, cells and thread-locals: std outside, loom's models under `cfg(alru_loom)`.
+//!
+//! No other file names `std::sync::atomic`. That is what lets loom explore the real code, and what a
+//! stall injector or a sanitizer build would hook.
+
+#[cfg(not(alru_loom))]
+mod imp {
+    pub use atomic_waker::AtomicWaker;
+    pub use std::sync::Arc;
+    pub use std::thread_local;
+
+    pub mod atomic {
+        pub use std::sync::atomic::{
+            AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        };
+    }
+
+    /// `std::cell::UnsafeCell` behind loom's interface, so that a model sees every access.
+    #[repr(transparent)]
+    pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub const fn new(value: T) -> Self {
+            Self(std::cell::UnsafeCell::new(value))
+        }
+
+        #[inline(always)]
+        pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        #[inline(always)]
+        pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+}
+
+#[cfg(alru_loom)]
+mod imp {
+    pub use loom::cell::UnsafeCell;
+    pub use loom::sync::Arc;
+    pub use loom::thread_local;
+
+    pub mod atomic {
+        pub use loom::sync::atomic::{
+            AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        };
+    }
+
+    /// loom's waker cell behind atomic-waker's interface.
+    pub struct AtomicWaker(loom::future::AtomicWaker);
+
+    impl AtomicWaker {
+        pub fn new() -> Self {
+            Self(loom::future::AtomicWaker::new())
+        }
+        pub fn register(&self, waker: &std::task::Waker) {
+            self.0.register_by_ref(waker);
+        }
+        pub fn wake(&self) {
+            self.0.wake();
+        }
+        pub fn take(&self) -> Option<std::task::Waker> {
+            self.0.take_waker()
+        }
+    }
+}
+
+pub use imp::*;
+
+/// 64 random bits for jitter: a splitmix64 stream per thread, seeded once from the process's hash keys.
+/// Not for secrets.
+#[cfg(not(alru_loom))]
+pub(crate) fn random_u64() -> u64 {
+    use std::cell::Cell;
+    use std::hash::{BuildHasher, RandomState};
+    std::thread_local! {
+        static STREAM: Cell<u64> = Cell::new(RandomState::new().hash_one(std::thread::current().id()));
+    }
+    STREAM
+        .try_with(|s| {
+            let x = s.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+            s.set(x);
+            let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            x ^ (x >> 31)
+        })
+        .unwrap_or(0x5851_F42D_4C95_7F2D)
+}
+
+/// A model must be deterministic: no jitter.
+#[cfg(alru_loom)]
+pub(crate) fn random_u64() -> u64 {
+    0
+}
+
+/// The cores this process may use; 2 under loom, so that stripes stay few.
+pub(crate) fn parallelism() -> usize {
+    if cfg!(alru_loom) {
+        return 2;
+    }
+    std::thread::available_parallelism().map_or(4, |n| n.get())
+}
