@@ -21,7 +21,7 @@ const MIN_RESERVE: u64 = 65_536;
 pub struct EvictionPolicy(pub(crate) Policy);
 
 impl EvictionPolicy {
-    /// Two CLOCK hands with a probation bit and a ghost: newcomers prove themselves in a tenth of the
+    /// Two CLOCK hands with a probation bit and a ghost: newcomers prove themselves in a twentieth of the
     /// capacity before they displace others. Withstands scans; the default.
     ///
     /// The policy of S3-FIFO (Yang et al., *FIFO queues are all you need for cache eviction*, SOSP 2023),

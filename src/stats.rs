@@ -27,33 +27,34 @@ struct Cell([AtomicU64; COUNTERS]);
 
 /// The cells of a cache.
 pub(crate) struct Counters {
-    /// One for each thread id below the last, which all others share.
-    cells: Box<[CachePadded<Cell>]>,
+    /// One for each of the lowest thread ids.
+    owned: Box<[CachePadded<Cell>]>,
+    shared: CachePadded<Cell>,
 }
 
 impl Counters {
     /// Cells for `owners` threads and a shared one.
     pub(crate) fn new(owners: usize) -> Self {
         let cell = || CachePadded::new(Cell(std::array::from_fn(|_| AtomicU64::new(0))));
-        Self { cells: (0..=owners).map(|_| cell()).collect() }
+        Self { owned: (0..owners).map(|_| cell()).collect(), shared: cell() }
     }
 
     /// Raises a counter by one. `thread`: an id that no other live thread has, or a large one.
     #[inline(always)]
     pub(crate) fn add(&self, thread: usize, counter: Counter) {
-        let shared = self.cells.len() - 1;
-        if thread < shared {
+        if let Some(cell) = self.owned.get(thread) {
             // Relaxed load and store: this thread is the only writer; a successor with the same id has
             // the release and acquire of the id in between.
-            let word = &self.cells[thread].0[counter as usize];
+            let word = &cell.0[counter as usize];
             word.store(word.load(Relaxed).wrapping_add(1), Relaxed);
         } else {
-            self.cells[shared].0[counter as usize].fetch_add(1, Relaxed);
+            self.shared.0[counter as usize].fetch_add(1, Relaxed);
         }
     }
 
     fn sum(&self, counter: Counter) -> u64 {
-        self.cells.iter().map(|c| c.0[counter as usize].load(Relaxed)).fold(0, u64::wrapping_add)
+        let read = |cell: &Cell| cell.0[counter as usize].load(Relaxed);
+        self.owned.iter().map(|c| read(c)).fold(read(&self.shared), u64::wrapping_add)
     }
 
     pub(crate) fn read(&self) -> Stats {

@@ -18,8 +18,6 @@ pub enum Verdict {
     Decrement,
     /// Referenced while in probation: move to main.
     Promote,
-    /// A newcomer that no hand has met: one more round.
-    Age,
 }
 
 /// The hand over main, and over everything under plain CLOCK.
@@ -27,26 +25,23 @@ pub fn main_hand(refs: u8, expired: bool) -> Verdict {
     if expired || refs == 0 { Verdict::Evict } else { Verdict::Decrement }
 }
 
-/// The hand over probation.
-pub fn small_hand(refs: u8, fresh: bool, expired: bool) -> Verdict {
-    if expired {
-        Verdict::Evict
-    } else if refs > 0 {
-        Verdict::Promote
-    } else if fresh {
-        Verdict::Age
-    } else {
-        Verdict::Evict
-    }
+/// The hand over probation. A newcomer is as good as one round: freed slots are reused soon after the hand
+/// has passed them, so it lies a round ahead. (A mark that gave newcomers a second round scored 0.08 points
+/// better on the reference traces, and made every eviction visit two slots.)
+pub fn small_hand(refs: u8, expired: bool) -> Verdict {
+    if expired || refs == 0 { Verdict::Evict } else { Verdict::Promote }
 }
 
-/// The share of a capacity that probation may hold: a tenth, at least one entry from capacity 8 on. Below
+/// The share of a capacity that probation may hold: a twentieth, at least one entry from capacity 8 on. Below
 /// that the cache is main alone.
+///
+/// Of 3, 5, 7 and 10 % with a ghost of 25 to 100 % of the capacity, 5 % with 50 % lies within 0.1 points of the
+/// best on the reference traces (55.9 on average) and on a Zipf 0.9 stream at 10 % capacity (67.9).
 pub fn probation_target(capacity: u64) -> u64 {
-    if capacity < 8 { 0 } else { (capacity / 10).max(1) }
+    if capacity < 8 { 0 } else { (capacity / 20).max(1) }
 }
 
-/// How many evicted keys the ghost remembers: half the capacity scored best on the reference traces.
+/// How many evicted keys the ghost remembers.
 pub fn ghost_entries(capacity: u64) -> u64 {
     capacity / 2
 }
@@ -58,18 +53,18 @@ mod tests {
     #[test]
     fn expired_entries_go_first() {
         assert_eq!(main_hand(3, true), Verdict::Evict);
-        assert_eq!(small_hand(3, true, true), Verdict::Evict);
+        assert_eq!(small_hand(3, true), Verdict::Evict);
     }
 
     #[test]
-    fn a_newcomer_survives_one_visit_and_a_referenced_one_is_promoted() {
-        assert_eq!(small_hand(0, true, false), Verdict::Age);
-        assert_eq!(small_hand(0, false, false), Verdict::Evict);
-        assert_eq!(small_hand(1, true, false), Verdict::Promote);
+    fn a_reference_is_what_it_takes_to_leave_probation() {
+        assert_eq!(small_hand(0, false), Verdict::Evict);
+        assert_eq!(small_hand(1, false), Verdict::Promote);
+        assert_eq!(main_hand(1, false), Verdict::Decrement);
     }
 
     #[test]
     fn probation_never_takes_a_small_cache() {
-        assert_eq!([1, 7, 8, 19, 1000].map(probation_target), [0, 0, 1, 1, 100]);
+        assert_eq!([1, 7, 8, 39, 1000].map(probation_target), [0, 0, 1, 1, 50]);
     }
 }

@@ -108,6 +108,63 @@ unsafe impl Blank for Line {
     }
 }
 
+impl Line {
+    /// Bit i: word i + 1 carries `tag`.
+    #[cfg(any(not(target_arch = "x86_64"), alru_loom, miri))]
+    #[inline(always)]
+    fn tags_equal(&self, tag: Tag) -> u32 {
+        let mut equal = 0;
+        for i in 0..OWN {
+            equal |= u32::from(Word(self.0[1 + i].load(Acquire)).tag() == tag) << i;
+        }
+        equal
+    }
+
+    /// Bit i: word i + 1 carries `tag`. SSE2, which every x86-64 has: 14 instructions for 34.
+    ///
+    /// The loads are made by inline assembly, because the line changes under them: they stand for eight
+    /// atomic loads. Each 8-byte half of an aligned 16-byte load is single-copy atomic on every x86-64 that
+    /// there is (and the whole by the manuals where there is AVX); loads are not reordered with later
+    /// loads, which is Acquire; and the block is a barrier to the compiler.
+    #[cfg(all(target_arch = "x86_64", not(alru_loom), not(miri)))]
+    #[inline(always)]
+    fn tags_equal(&self, tag: Tag) -> u32 {
+        use std::arch::x86_64::{
+            __m128i, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_movemask_epi8, _mm_packs_epi16,
+            _mm_packs_epi32, _mm_set1_epi32, _mm_shuffle_ps,
+        };
+        let (w01, w23, w45, w67): (__m128i, __m128i, __m128i, __m128i);
+        // SAFETY: `self` is 64 bytes, 64-aligned, and initialised; the block only reads it.
+        unsafe {
+            std::arch::asm!(
+                "movdqa {a}, [{line}]",
+                "movdqa {b}, [{line} + 16]",
+                "movdqa {c}, [{line} + 32]",
+                "movdqa {d}, [{line} + 48]",
+                line = in(reg) self,
+                a = out(xmm_reg) w01,
+                b = out(xmm_reg) w23,
+                c = out(xmm_reg) w45,
+                d = out(xmm_reg) w67,
+                options(nostack, preserves_flags),
+            );
+        }
+        // SAFETY: SSE2 is part of x86-64. The shuffle picks the upper half of each word.
+        let equal = unsafe {
+            let tags = _mm_set1_epi32(tag as i32);
+            let upper = |x, y| {
+                _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(_mm_castsi128_ps(x), _mm_castsi128_ps(y)))
+            };
+            let low = _mm_cmpeq_epi32(upper(w01, w23), tags);
+            let high = _mm_cmpeq_epi32(upper(w45, w67), tags);
+            let words = _mm_packs_epi32(low, high);
+            _mm_movemask_epi8(_mm_packs_epi16(words, words)) as u32
+        };
+        // Bit 0 was the header.
+        (equal >> 1) & ((1 << OWN) - 1)
+    }
+}
+
 /// What a scan under one header found.
 pub enum Scan {
     /// The slot of the key; it was a member when the header was validated.
@@ -117,6 +174,16 @@ pub enum Scan {
     Absent,
     /// The header moved.
     Moved(Header),
+}
+
+/// What a glance at a bin showed.
+pub enum Glance {
+    /// This slot was a member and has the tag; if it has another key, look again.
+    Candidate(u32),
+    /// The tag was not a member.
+    Absent,
+    /// The bin is moving, changing, or has overflow words: look properly.
+    Unsure,
 }
 
 /// What an attempt to change membership met.
@@ -200,19 +267,36 @@ impl<'a> Bin<'a> {
             .map_err(Header)
     }
 
+    /// The own positions whose word is valid under `header` and carries `tag`. No branches.
+    #[inline(always)]
+    fn matches(&self, header: Header, tag: Tag) -> u32 {
+        self.line.tags_equal(tag) & header.valid() & ((1 << OWN) - 1)
+    }
+
+    /// The first step of a look-up: one candidate, without a look into the overflow line.
+    #[inline(always)]
+    pub fn glance(&self, tag: Tag) -> Glance {
+        let header = self.header();
+        let hits = self.matches(header, tag);
+        if hits != 0 {
+            // Read again rather than kept: the header is validated after this load too.
+            let word = Word(self.line.0[1 + hits.trailing_zeros() as usize].load(Acquire));
+            if !header.is_frozen() && self.still(header) {
+                return Glance::Candidate(word.index());
+            }
+        } else if header.0 & (OVERFLOW_VALID | FROZEN) == 0 && self.still(header) {
+            return Glance::Absent;
+        }
+        Glance::Unsure
+    }
+
     /// Looks for `tag` under `header`; `is_key` compares the keys of a validated member.
     #[inline(always)]
     pub fn scan(&self, header: Header, tag: Tag, mut is_key: impl FnMut(u32) -> bool) -> Scan {
-        let valid = header.valid();
-        let mut words = [0u64; OWN];
-        let mut hits = 0u32;
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = self.line.0[1 + i].load(Acquire);
-            hits |= u32::from((*word >> 32) as Tag == tag) << i;
-        }
-        hits &= valid;
+        let mut hits = self.matches(header, tag);
         while hits != 0 {
-            let word = Word(words[hits.trailing_zeros() as usize]);
+            // Read again rather than kept: the header is validated after this load too.
+            let word = Word(self.line.0[1 + hits.trailing_zeros() as usize].load(Acquire));
             if !self.still(header) {
                 return Scan::Moved(self.header());
             }
@@ -221,7 +305,7 @@ impl<'a> Bin<'a> {
             }
             hits &= hits - 1;
         }
-        if valid >> OWN != 0 {
+        if header.valid() >> OWN != 0 {
             return self.scan_overflow(header, tag, &mut is_key);
         }
         Scan::Absent

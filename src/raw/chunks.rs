@@ -4,17 +4,16 @@ use super::mem::{Blank, OutOfMemory, ZeroedArray};
 use crate::sync::atomic::{AtomicPtr, Ordering::*};
 
 /// Chunk `c` holds the indices from `base * (2^c - 1)` on, `base * 2^c` of them.
-pub struct Chunks<T> {
+pub struct Chunks<T: Blank> {
     base: usize,
-    stride: usize,
     cells: Box<[AtomicPtr<ZeroedArray<T>>]>,
 }
 
 impl<T: Blank> Chunks<T> {
     /// Room for `chunks` chunks, the first of `base` elements; nothing is allocated yet.
-    pub fn new(base: usize, stride: usize, chunks: usize) -> Self {
+    pub fn new(base: usize, chunks: usize) -> Self {
         let cells = (0..chunks).map(|_| AtomicPtr::new(std::ptr::null_mut())).collect();
-        Self { base, stride, cells }
+        Self { base, cells }
     }
 
     fn place(&self, index: usize) -> (usize, usize) {
@@ -38,7 +37,7 @@ impl<T: Blank> Chunks<T> {
         if !cell.load(Acquire).is_null() {
             return Ok(());
         }
-        let array = Box::into_raw(Box::new(ZeroedArray::with_stride(self.base << chunk, self.stride)?));
+        let array = Box::into_raw(Box::new(ZeroedArray::new(self.base << chunk)?));
         // AcqRel: publishes the chunk; the loser frees its own.
         if cell.compare_exchange(std::ptr::null_mut(), array, AcqRel, Acquire).is_err() {
             // SAFETY: never published: ours alone.
@@ -48,7 +47,7 @@ impl<T: Blank> Chunks<T> {
     }
 }
 
-impl<T> Drop for Chunks<T> {
+impl<T: Blank> Drop for Chunks<T> {
     fn drop(&mut self) {
         for cell in &*self.cells {
             let array = cell.load(Relaxed);

@@ -9,7 +9,7 @@
 //! * User code (`Hash`, `Eq`, `Clone`, `Drop`, loaders, wakers) runs with nothing held: whatever is half done
 //!   is undone by a guard if it panics.
 
-use super::bin::{Commit, FIRST_INDEX, Tag};
+use super::bin::{Commit, FIRST_INDEX, Glance, Tag};
 use super::flight::{Drive, Entered, FlightId, Flights, Left};
 use super::hands::{Hands, Policy};
 use super::limbo::{Limbo, Sealed};
@@ -64,6 +64,7 @@ impl Clock {
         deadline != 0 && self.has_passed(deadline)
     }
 
+    #[cold]
     fn has_passed(&self, deadline: u64) -> bool {
         expiry::is_expired(deadline, self.source.now(), self.origin, self.resolution)
     }
@@ -320,7 +321,33 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        // SAFETY: the index holds indices that were handed out; scan validates each before it compares,
+        match self.index.glance(guard, tag) {
+            Glance::Candidate(index) => {
+                // SAFETY: a member of the index when the header was validated, under this pin.
+                let slot = unsafe { self.slab.slot(index) };
+                // SAFETY: as above: it was linked, so its key is there.
+                if unsafe { slot.key() }.borrow() == key {
+                    return Some((index, slot));
+                }
+            }
+            Glance::Absent => return None,
+            Glance::Unsure => {}
+        }
+        self.find_slow(guard, tag, key)
+    }
+
+    #[cold]
+    fn find_slow<'g, Q>(
+        &'g self,
+        guard: &'g Guard,
+        tag: Tag,
+        key: &Q,
+    ) -> Option<(u32, &'g Slot<K, V>)>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        // SAFETY: the index holds indices that were handed out; a scan validates each before it compares,
         // so the slot was linked while this thread is pinned, and its key is there.
         let is_key = |i| unsafe { self.slab.slot(i).key() }.borrow() == key;
         let index = self.index.find(guard, tag, is_key)?;
@@ -469,6 +496,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 guard.thread(),
                 crowded,
                 |s| self.clock.is_expired(s),
+                |tag| self.index.prefetch(guard, tag),
             ) else {
                 return false;
             };
@@ -653,6 +681,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         K: Eq,
     {
         let mut guard = reclaim::pin();
+        self.index.prefetch(&guard, tag);
         let draft = if self.capacity() == Some(0) { None } else { self.draft(&mut guard) };
         let refused = match draft {
             None => key,

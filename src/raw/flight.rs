@@ -391,7 +391,7 @@ pub struct Remains<V> {
 impl<V> Flights<V> {
     pub fn new() -> Self {
         Self {
-            cells: Chunks::new(FIRST_CHUNK, size_of::<Flight<V>>(), INDEX_BITS as usize),
+            cells: Chunks::new(FIRST_CHUNK, INDEX_BITS as usize),
             fresh: CachePadded::new(AtomicU32::new(1)),
             free: CachePadded::new(Chain::new()),
             active: CachePadded::new(AtomicUsize::new(0)),

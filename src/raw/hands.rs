@@ -10,12 +10,12 @@
 
 use super::bin::{FIRST_INDEX, Tag};
 use super::ghost::Ghost;
-use super::mem::{OutOfMemory, Blank, ZeroedArray};
+use super::mem::{self, Blank, OutOfMemory, ZeroedArray};
 use super::slab::Slab;
 use super::state::{Phase, Residence, Snapshot};
 use super::weight::Ledger;
 use crate::policy::clock::{self, Verdict};
-use crate::sync::atomic::{AtomicU64, Ordering::*, fence};
+use crate::sync::atomic::{AtomicU64, Ordering::*};
 use crossbeam_utils::CachePadded;
 
 /// Positions in a block: a word of the bitmap.
@@ -36,7 +36,7 @@ unsafe impl Blank for Bits {
 /// A hand and what the stripes have left of its blocks.
 struct Hand {
     blocks: CachePadded<AtomicU64>,
-    /// `position + 1`, or 0 where the stripe has no block or a thread is at work with it.
+    /// `position + 1`, or 0 where the stripe has no block.
     rest: Box<[CachePadded<AtomicU64>]>,
 }
 
@@ -50,8 +50,8 @@ impl Hand {
 
     /// The position to go on from: the stripe's rest, or a new block.
     fn take(&self, stripe: usize, blocks: usize) -> usize {
-        // Relaxed: positions are hints; two threads at one position are harmless.
-        match self.rest[stripe % self.rest.len()].swap(0, Relaxed) {
+        // Relaxed, and no RMW: positions are hints; two threads at one position are harmless.
+        match self.rest[stripe % self.rest.len()].load(Relaxed) {
             0 => (self.blocks.fetch_add(1, Relaxed) as usize % blocks) * BLOCK,
             position => position as usize - 1,
         }
@@ -59,9 +59,8 @@ impl Hand {
 
     /// Leaves the rest of a block to the stripe's next eviction.
     fn put_back(&self, stripe: usize, position: usize) {
-        if position % BLOCK != 0 {
-            self.rest[stripe % self.rest.len()].store(position as u64 + 1, Relaxed);
-        }
+        let rest = if position % BLOCK == 0 { 0 } else { position as u64 + 1 };
+        self.rest[stripe % self.rest.len()].store(rest, Relaxed);
     }
 }
 
@@ -149,11 +148,19 @@ impl Hands {
         if main { Residence::Main } else { Residence::Probation }
     }
 
-    /// Shows a newcomer in probation to the small hand. After the state says PROBATION: the hand that
-    /// clears this bit in between re-reads the state (`clear`).
+    /// Shows a newcomer in probation to the small hand; its state says PROBATION already. A slot that was
+    /// in probation in its last life has its bit still, and then this writes nothing.
+    ///
+    /// No bit is lost to a hand that is late: a hand clears a bit only for a life that it saw in main, under
+    /// the pin that it saw it under, and this life began after the grace period of that one. What remains is
+    /// a draft that was withdrawn, whose slot is reused without a grace period: there the main hand, which
+    /// shows every slot in probation that it meets without a bit, makes up for it.
     pub fn show(&self, index: u32) {
         if let Some((bits, bit)) = self.bit(index) {
-            bits.fetch_or(bit, AcqRel);
+            if bits.load(Relaxed) & bit == 0 {
+                // Release: the small hand that sees the bit sees the state.
+                bits.fetch_or(bit, AcqRel);
+            }
         }
     }
 
@@ -162,25 +169,13 @@ impl Hands {
         (word < self.probation.len()).then(|| (&self.probation.get(word).0, 1 << (index as usize % BLOCK)))
     }
 
-    /// Clears the bit of a slot that is not in probation, unless it is again by now.
-    fn clear<K, V>(&self, slab: &Slab<K, V>, index: u32) {
-        let Some((bits, bit)) = self.bit(index) else { return };
-        bits.fetch_and(!bit, AcqRel);
-        // Pairs with `show`: the newcomer writes its state, then sets the bit; this side clears the bit,
-        // then reads the state. Whichever RMW on the bit is later sees the other: either the newcomer's
-        // `fetch_or` comes last and the bit stays, or this fence and load see PROBATION and set it again.
-        fence(SeqCst);
-        if slab.get(index).is_some_and(|s| in_probation(s.state.load())) {
-            bits.fetch_or(bit, AcqRel);
-        }
-    }
-
     pub fn remember(&self, tag: Tag) {
         self.ghost.remember(tag);
     }
 
     /// Points at the next victim. `crowded`: loads hold more than half the capacity, so pending entries
-    /// are not spared.
+    /// are not spared. `soon` is told the tag of the entry that the same stripe's next sweep meets first,
+    /// so that its bin can be brought near: the bin of a victim is a cache miss as a rule.
     pub fn next_victim<K, V>(
         &self,
         slab: &Slab<K, V>,
@@ -188,19 +183,20 @@ impl Hands {
         stripe: usize,
         crowded: bool,
         is_expired: impl Fn(Snapshot) -> bool,
+        soon: impl Fn(Tag),
     ) -> Option<Victim> {
         let mut coldest = Coldest::default();
         let probation = ledger.total().saturating_sub(ledger.main());
         let small_first = self.probation_target > 0 && probation >= self.probation_target;
         let mut victim = None;
         if small_first {
-            victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &mut coldest);
+            victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &soon, &mut coldest);
         }
         if victim.is_none() {
-            victim = self.sweep_main(slab, stripe, crowded, &is_expired, &mut coldest);
+            victim = self.sweep_main(slab, stripe, crowded, &is_expired, &soon, &mut coldest);
         }
         if victim.is_none() && !small_first && self.probation_target > 0 {
-            victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &mut coldest);
+            victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &soon, &mut coldest);
         }
         victim.or(coldest.ready.map(|(_, v)| v)).or(coldest.pending)
     }
@@ -212,54 +208,77 @@ impl Hands {
         stripe: usize,
         crowded: bool,
         is_expired: &impl Fn(Snapshot) -> bool,
+        soon: &impl Fn(Tag),
         coldest: &mut Coldest,
     ) -> Option<Victim> {
         let blocks = (slab.high_water() as usize).div_ceil(BLOCK).clamp(1, self.probation.len().max(1));
         let mut inspected = 0;
-        // Two rounds: the first may find newcomers only, and ages them.
-        for _ in 0..2 * blocks + 1 {
-            let start = self.small.take(stripe, blocks);
-            let word = self.probation.get(start / BLOCK).0.load(Acquire);
-            let mut bits = word & (!0 << (start % BLOCK));
+        for _ in 0..blocks + 1 {
+            let start = self.small.take(stripe, blocks) % (blocks * BLOCK);
+            let block = start / BLOCK;
+            let mut bits = self.probation.get(block).0.load(Acquire) & (!0 << (start % BLOCK));
+            let mut stale = 0;
+            let mut found = None;
             while bits != 0 {
-                let index = (start / BLOCK * BLOCK) as u32 + bits.trailing_zeros();
-                bits &= bits - 1;
+                let bit = bits & bits.wrapping_neg();
+                bits &= !bit;
+                let index = (block * BLOCK) as u32 + bit.trailing_zeros();
                 let Some(slot) = slab.get(index) else { continue };
                 let tag = slot.tag();
                 let state = slot.state.load();
                 if !in_probation(state) {
-                    self.clear(slab, index);
+                    // Of a dead slot the bit stays: it will be in probation again, as a rule.
+                    if state.is_live() {
+                        stale |= bit;
+                    }
                     continue;
                 }
                 inspected += 1;
                 let victim = |expired| Victim { index, tag, from_probation: true, expired };
                 if state.phase() == Phase::Pending {
                     coldest.pending = Some(victim(false));
-                    if !crowded {
-                        continue;
+                    if crowded {
+                        found = coldest.pending;
+                        break;
                     }
-                    self.small.put_back(stripe, index as usize + 1);
-                    return coldest.pending;
+                    continue;
                 }
                 let expired = is_expired(state);
-                match clock::small_hand(slot.refs(), state.is_fresh(), expired) {
+                match clock::small_hand(slot.refs(), expired) {
                     Verdict::Evict | Verdict::Decrement => {
-                        self.small.put_back(stripe, index as usize + 1);
-                        return Some(victim(expired));
+                        found = Some(victim(expired));
+                        break;
                     }
                     Verdict::Promote => {
                         if slot.state.promote() {
                             slot.set_refs(0);
                             ledger.settle(Residence::Main);
                         }
-                        self.clear(slab, index);
-                    }
-                    Verdict::Age => {
-                        slot.state.age();
-                        coldest.offer(0, victim(false));
+                        stale |= bit;
                     }
                 }
             }
+            if stale != 0 {
+                self.probation.get(block).0.fetch_and(!stale, AcqRel);
+            }
+            if let Some(victim) = found {
+                self.small.put_back(stripe, victim.index as usize + 1);
+                // The next call begins with these two: the slot of the second was asked for by this call's
+                // predecessor or neighbours it, so its tag is at hand now.
+                if bits != 0 {
+                    if let Some(next) = slab.get((block * BLOCK) as u32 + bits.trailing_zeros()) {
+                        soon(next.tag());
+                    }
+                    bits &= bits - 1;
+                }
+                if bits != 0 {
+                    if let Some(after) = slab.get((block * BLOCK) as u32 + bits.trailing_zeros()) {
+                        mem::prefetch(after);
+                    }
+                }
+                return found;
+            }
+            self.small.put_back(stripe, 0);
             if inspected >= BUDGET {
                 break;
             }
@@ -273,6 +292,7 @@ impl Hands {
         stripe: usize,
         crowded: bool,
         is_expired: &impl Fn(Snapshot) -> bool,
+        soon: &impl Fn(Tag),
         coldest: &mut Coldest,
     ) -> Option<Victim> {
         let high = slab.high_water() as usize;
@@ -280,7 +300,7 @@ impl Hands {
         let mut inspected = 0;
         // As many rounds as the counter can take, and one for what moved meanwhile.
         for _ in 0..(Self::max_refs(self.policy) as usize + 1) * blocks + 1 {
-            let start = self.main.take(stripe, blocks);
+            let start = self.main.take(stripe, blocks) % (blocks * BLOCK);
             for index in start..(start / BLOCK + 1) * BLOCK {
                 let Some(slot) = slab.get(index as u32) else { continue };
                 let index = index as u32;
@@ -311,6 +331,9 @@ impl Hands {
                 match clock::main_hand(refs, expired) {
                     Verdict::Evict => {
                         self.main.put_back(stripe, index as usize + 1);
+                        if let Some(next) = slab.get(index + 1) {
+                            soon(next.tag());
+                        }
                         return Some(victim(expired));
                     }
                     _ => {
@@ -319,6 +342,7 @@ impl Hands {
                     }
                 }
             }
+            self.main.put_back(stripe, 0);
             if inspected >= BUDGET {
                 break;
             }

@@ -15,10 +15,12 @@ const LINE: usize = 64;
 ///
 /// # Safety
 /// If `IS_ZEROS`, all-zero bytes must be a valid value.
-pub unsafe trait Blank {
+pub unsafe trait Blank: Sized {
     /// All-zero bytes are the blank value, so that fresh pages need no writing. loom's atomics are not
     /// plain bytes: there every element is written.
     const IS_ZEROS: bool = !cfg!(alru_loom);
+    /// Distance of elements in an array: holds one, and keeps it aligned.
+    const STRIDE: usize = size_of::<Self>();
     /// The value of an untouched element.
     fn blank() -> Self;
 }
@@ -27,33 +29,27 @@ pub unsafe trait Blank {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfMemory;
 
-/// A fixed array of `T`, `stride` bytes apart, the first element at a multiple of 64.
-pub struct ZeroedArray<T> {
+/// A fixed array of `T`, `T::STRIDE` bytes apart, the first element at a multiple of 64.
+pub struct ZeroedArray<T: Blank> {
     base: NonNull<u8>,
     allocation: NonNull<u8>,
     layout: Layout,
     len: usize,
-    stride: usize,
     _marker: PhantomData<T>,
 }
 
 // SAFETY: the array owns its elements and hands out shared references only, as a `Box<[T]>` does.
-unsafe impl<T: Send> Send for ZeroedArray<T> {}
+unsafe impl<T: Blank + Send> Send for ZeroedArray<T> {}
 // SAFETY: as above; `&ZeroedArray<T>` gives `&T` and nothing else.
-unsafe impl<T: Sync> Sync for ZeroedArray<T> {}
+unsafe impl<T: Blank + Sync> Sync for ZeroedArray<T> {}
 
 impl<T: Blank> ZeroedArray<T> {
-    /// `len` elements, `size_of::<T>()` apart.
+    /// `len` blank elements.
     pub fn new(len: usize) -> Result<Self, OutOfMemory> {
-        Self::with_stride(len, size_of::<T>())
-    }
-
-    /// `len` elements, `stride` bytes apart; the stride must hold a `T` and keep it aligned.
-    pub fn with_stride(len: usize, stride: usize) -> Result<Self, OutOfMemory> {
-        assert!(stride >= size_of::<T>() && stride % align_of::<T>() == 0);
+        const { assert!(T::STRIDE >= size_of::<T>() && T::STRIDE % align_of::<T>() == 0) };
         // Types that want more than a line are aligned by hand like the rest, from a larger slack.
         let align = LINE.max(align_of::<T>());
-        let bytes = len.checked_mul(stride).ok_or(OutOfMemory)?;
+        let bytes = len.checked_mul(T::STRIDE).ok_or(OutOfMemory)?;
         let size = bytes.checked_add(align).ok_or(OutOfMemory)?;
         let layout = Layout::from_size_align(size, 16).map_err(|_| OutOfMemory)?;
         // SAFETY: `size` is not zero, `align` is at least 64.
@@ -61,18 +57,18 @@ impl<T: Blank> ZeroedArray<T> {
         let slack = allocation.as_ptr().align_offset(align);
         // SAFETY: `slack < align`, and `align` bytes more than the elements need were requested.
         let base = unsafe { allocation.add(slack) };
-        let array = Self { base, allocation, layout, len, stride, _marker: PhantomData };
+        let array = Self { base, allocation, layout, len, _marker: PhantomData };
         if !T::IS_ZEROS {
             for i in 0..len {
                 // SAFETY: `i < len`, so the element lies inside the allocation; nobody shares it yet.
-                unsafe { array.base.as_ptr().add(i * stride).cast::<T>().write(T::blank()) };
+                unsafe { array.base.as_ptr().add(i * T::STRIDE).cast::<T>().write(T::blank()) };
             }
         }
         Ok(array)
     }
 }
 
-impl<T> ZeroedArray<T> {
+impl<T: Blank> ZeroedArray<T> {
     pub fn len(&self) -> usize {
         self.len
     }
@@ -84,7 +80,7 @@ impl<T> ZeroedArray<T> {
         debug_assert!(index < self.len);
         // SAFETY: in range by the caller's promise, aligned by construction; every element is
         // initialised: zero bytes are valid if `IS_ZEROS`, else each one was written.
-        unsafe { &*self.base.as_ptr().add(index * self.stride).cast::<T>() }
+        unsafe { &*self.base.as_ptr().add(index * T::STRIDE).cast::<T>() }
     }
 
     /// # Panics
@@ -97,17 +93,29 @@ impl<T> ZeroedArray<T> {
     }
 }
 
-impl<T> Drop for ZeroedArray<T> {
+impl<T: Blank> Drop for ZeroedArray<T> {
     fn drop(&mut self) {
         if std::mem::needs_drop::<T>() {
             for i in 0..self.len {
                 // SAFETY: in range and initialised; `&mut self` says nobody else looks.
-                unsafe { self.base.as_ptr().add(i * self.stride).cast::<T>().drop_in_place() };
+                unsafe { self.base.as_ptr().add(i * T::STRIDE).cast::<T>().drop_in_place() };
             }
         }
-        // SAFETY: allocated in `with_stride` with this layout.
+        // SAFETY: allocated in `new` with this layout.
         unsafe { dealloc(self.allocation.as_ptr(), self.layout) };
     }
+}
+
+/// Asks the processor to bring a line near. A hint: any address will do.
+#[inline(always)]
+pub fn prefetch<T>(target: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a prefetch never faults and changes nothing that a program can see.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(target.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = target;
 }
 
 #[cfg(test)]
@@ -124,7 +132,7 @@ mod tests {
     #[test]
     fn elements_start_at_a_line_and_read_zero() {
         for len in [1, 7, 64, 1000] {
-            let a = ZeroedArray::<u64>::with_stride(len, 24).unwrap();
+            let a = ZeroedArray::<u64>::new(len).unwrap();
             assert_eq!(std::ptr::from_ref(a.get(0)).addr() % LINE, 0);
             assert!((0..len).all(|i| *a.get(i) == 0));
         }

@@ -42,10 +42,9 @@ impl<K, V> Slab<K, V> {
         if len >= u32::MAX as usize {
             return Err(OutOfMemory);
         }
-        let stride = Slot::<K, V>::STRIDE;
         Ok(Self {
-            first: ZeroedArray::with_stride(len, stride)?,
-            rest: Chunks::new(len, stride, if grows { CHUNKS } else { 0 }),
+            first: ZeroedArray::new(len)?,
+            rest: Chunks::new(len, if grows { CHUNKS } else { 0 }),
             fresh: CachePadded::new(AtomicU64::new(FIRST_INDEX as u64)),
             limit: if grows { u32::MAX as u64 } else { len as u64 },
         })

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `state` | anybody | transitions of `state.rs` only |
 //! | `link`  | owner | the tag while a life may be seen; a list link while retired, ripe or free |
-//! | `refs`  | readers, hands | hints: a lost update moves an eviction, nothing else |
+//! | `refs`  | readers, hands | the reference counter, a hint: a lost update moves an eviction, nothing else |
 //! | `key`   | allocator before the life; drainer after the grace period | |
 //! | `value` | allocator or the flight's leader before READY; drainer after the grace period | |
 //!
@@ -32,6 +32,13 @@ pub struct Slot<K, V> {
 // SAFETY: zero is EMPTY with no link and no references; key and value are uninitialised memory, for which
 // any bytes are valid.
 unsafe impl<K, V> Blank for Slot<K, V> {
+    /// The hot part never straddles a cache line.
+    const STRIDE: usize = {
+        let size = size_of::<Self>();
+        let padded = if size <= 64 { size.next_power_of_two() } else { size.next_multiple_of(32) };
+        padded.next_multiple_of(align_of::<Self>())
+    };
+
     fn blank() -> Self {
         Self {
             state: State::new(),
@@ -50,13 +57,6 @@ unsafe impl<K: Send + Sync, V: Send + Sync> Sync for Slot<K, V> {}
 unsafe impl<K: Send, V: Send> Send for Slot<K, V> {}
 
 impl<K, V> Slot<K, V> {
-    /// Distance of slots: the hot part never straddles a cache line.
-    pub const STRIDE: usize = {
-        let size = size_of::<Self>();
-        let padded = if size <= 64 { size.next_power_of_two() } else { size.next_multiple_of(32) };
-        padded.next_multiple_of(align_of::<Self>())
-    };
-
     /// The tag of the life; garbage once it is over (see the module).
     pub fn tag(&self) -> Tag {
         // Relaxed: written before the life was published by the header CAS, which the caller has seen, or
@@ -81,13 +81,14 @@ impl<K, V> Slot<K, V> {
     /// A hit: raises the reference counter, saturating at `max`. A saturated hit writes nothing.
     #[inline(always)]
     pub fn touch(&self, max: u8) {
-        // Relaxed load and store: a lost increment is a hint lost; an RMW would cost a hot entry its scaling.
+        // Relaxed load and store: a lost update is a hint lost; an RMW would cost a hot entry its scaling.
         let refs = self.refs.load(Relaxed);
         if refs < max {
             self.refs.store(refs + 1, Relaxed);
         }
     }
 
+    /// References since the hand's last visit.
     pub fn refs(&self) -> u8 {
         self.refs.load(Relaxed)
     }

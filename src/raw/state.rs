@@ -4,16 +4,17 @@
 //!  bits 0..2   phase      EMPTY, PENDING, READY, EXPIRED
 //!  bit  3      VALUE      the value cell is initialised (kept through EXPIRED, for the drainer)
 //!  bit  4      MAIN       resident in main; clear: in probation
-//!  bit  5      FRESH      not yet met by the small hand
-//!  bit  6      FILED      on a list of the timer wheel; survives the end of a life
-//!  bit  7      REFRESHING a soft-deadline reload is running
+//!  bit  5      FILED      on a list of the timer wheel; survives the end of a life
+//!  bit  6      REFRESHING a soft-deadline reload is running
+//!  bit  7      spare
 //!  bits 8..23  era        of `invalidate_all`
 //!  bits 24..63 deadline in ticks, or the flight's id while PENDING
 //! ```
 //!
-//! All transitions are read-modify-write loops that keep unrelated bits and give up only when the phase
-//! (or the flight) is not what they need: another thread may clear FILED at any moment, and that must
-//! neither lose FILED nor discard a load's result. AcqRel on success, Acquire on failure: the winner of
+//! All transitions that others can race are read-modify-write loops that keep unrelated bits and give up only
+//! when the phase (or the flight) is not what they need: a sweeper may clear FILED at any moment, and that
+//! must neither lose FILED nor discard a load's result. The owner of an EMPTY or drained slot that is not
+//! FILED is alone with the word and stores. AcqRel on success, Acquire on failure: the winner of
 //! READY publishes the value cell to whoever reads READY; the winner of EXPIRED sees all that the life
 //! wrote; whoever begins a life sees the drainer's last access to the cells.
 
@@ -36,10 +37,10 @@ const PHASE_BITS: u32 = 3;
 const PHASE: u64 = (1 << PHASE_BITS) - 1;
 const VALUE: u64 = 1 << PHASE_BITS;
 const MAIN: u64 = VALUE << 1;
-const FRESH: u64 = MAIN << 1;
-const FILED: u64 = FRESH << 1;
+const FILED: u64 = MAIN << 1;
 const REFRESHING: u64 = FILED << 1;
-const ERA_SHIFT: u32 = REFRESHING.trailing_zeros() + 1;
+const SPARE: u64 = REFRESHING << 1;
+const ERA_SHIFT: u32 = SPARE.trailing_zeros() + 1;
 const ERA_BITS: u32 = 16;
 const FIELD_SHIFT: u32 = ERA_SHIFT + ERA_BITS;
 /// Width of the field that holds a deadline or a flight id.
@@ -64,7 +65,7 @@ impl Residence {
     fn bits(self) -> u64 {
         match self {
             Residence::Main => MAIN,
-            Residence::Probation => FRESH,
+            Residence::Probation => 0,
         }
     }
 }
@@ -101,10 +102,6 @@ impl Snapshot {
         if self.0 & MAIN != 0 { Residence::Main } else { Residence::Probation }
     }
 
-    pub fn is_fresh(self) -> bool {
-        self.0 & FRESH != 0
-    }
-
     /// The deadline in ticks; 0 when there is none or the word holds a flight.
     #[inline]
     pub fn deadline(self) -> u64 {
@@ -122,7 +119,6 @@ impl std::fmt::Debug for Snapshot {
         f.debug_struct("Snapshot")
             .field("phase", &self.phase())
             .field("residence", &self.residence())
-            .field("fresh", &self.is_fresh())
             .field("field", &(self.0 >> FIELD_SHIFT))
             .finish()
     }
@@ -164,12 +160,20 @@ impl State {
         }
     }
 
+    /// A step that only the slot's owner takes, in a phase that nobody else leaves. Without FILED no other
+    /// thread changes the word then, and a store will do; with it a sweeper may clear FILED meanwhile.
+    fn step(&self, from: u64, to: u64) {
+        let word = self.0.load(Acquire);
+        debug_assert_eq!(word & PHASE, from, "the slot is its owner's");
+        if word & FILED == 0 {
+            self.0.store(to, Release);
+        } else {
+            let _ = self.update(|w| Some((w & FILED) | to));
+        }
+    }
+
     fn begin(&self, bits: u64) {
-        let began = self.update(|w| {
-            debug_assert_eq!(w & PHASE, EMPTY, "a life begins in a slot that nobody else owns");
-            Some((w & FILED) | bits)
-        });
-        debug_assert!(began.is_ok());
+        self.step(EMPTY, bits);
     }
 
     /// EMPTY → PENDING(flight). The caller owns the slot and has written its key.
@@ -207,7 +211,7 @@ impl State {
     /// PENDING or READY → EXPIRED, by the thread that unlinked the slot: nobody else ends a life. Answers
     /// the last word of it.
     pub fn expire(&self) -> Snapshot {
-        let last = self.update(|w| Some((w & !(PHASE | FIELD | FRESH | REFRESHING)) | EXPIRED));
+        let last = self.update(|w| Some((w & !(PHASE | FIELD | REFRESHING)) | EXPIRED));
         let last = last.unwrap_or_else(|unchanged| unchanged);
         debug_assert!(last.is_live(), "{last:?}: the winner of the unlink ends a life once");
         last
@@ -217,23 +221,14 @@ impl State {
     #[must_use]
     pub fn promote(&self) -> bool {
         self.update(|w| {
-            (Snapshot(w).is_ready() && w & MAIN == 0).then_some((w | MAIN) & !FRESH)
+            (Snapshot(w).is_ready() && w & MAIN == 0).then_some(w | MAIN)
         })
         .is_ok()
     }
 
-    /// The small hand's first visit: clears FRESH while READY.
-    pub fn age(&self) {
-        let _ = self.update(|w| (Snapshot(w).is_ready() && w & FRESH != 0).then_some(w & !FRESH));
-    }
-
     /// EXPIRED → EMPTY after the grace period, by the drainer, which has dropped key and value before.
     pub fn drained(&self) {
-        let done = self.update(|w| {
-            debug_assert_eq!(w & PHASE, EXPIRED, "only what has expired is drained");
-            Some(w & FILED)
-        });
-        debug_assert!(done.is_ok());
+        self.step(EXPIRED, EMPTY);
     }
 }
 
@@ -243,7 +238,7 @@ mod tests {
 
     #[test]
     fn fields_tile_the_word() {
-        let parts = [PHASE, VALUE, MAIN, FRESH, FILED, REFRESHING, 0xffff << ERA_SHIFT, FIELD];
+        let parts = [PHASE, VALUE, MAIN, FILED, REFRESHING, SPARE, 0xffff << ERA_SHIFT, FIELD];
         assert_eq!(parts.iter().fold(0, |a, p| a | p), u64::MAX);
         assert_eq!(parts.iter().map(|p| p.count_ones()).sum::<u32>(), 64);
     }
@@ -253,13 +248,11 @@ mod tests {
         let s = State(AtomicU64::new(FILED));
         s.begin_pending(77, Residence::Probation);
         assert_eq!(s.load().flight(), Some(77));
-        assert!(s.load().is_fresh() && !s.load().has_value());
+        assert!(!s.load().has_value());
         assert_eq!(s.complete(78, 5), Completion::Detached);
         assert_eq!(s.complete(77, 5), Completion::Stored);
         assert_eq!(s.complete(77, 5), Completion::Detached);
         assert_eq!((s.load().deadline(), s.load().flight()), (5, None));
-        s.age();
-        assert!(!s.load().is_fresh());
         assert!(s.promote() && !s.promote());
         assert_eq!(s.load().residence(), Residence::Main);
         assert!(s.expire().is_ready());

@@ -3,8 +3,8 @@
 //! `bin(tag) = (tag * nbins) >> 32` keeps the order of the tags, so that bin j of n splits into the bins 2j
 //! and 2j + 1 of 2n. Growth is in `grow.rs`; here a look-up that meets a frozen bin goes to the next table.
 
-use super::bin::{Bin, Commit, GROUP, Line, POSITIONS, Scan, Tag, Word};
-use super::mem::{OutOfMemory, ZeroedArray};
+use super::bin::{Bin, Commit, GROUP, Glance, Line, POSITIONS, Scan, Tag, Word};
+use super::mem::{self, OutOfMemory, ZeroedArray};
 use super::reclaim::Guard;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 
@@ -13,12 +13,11 @@ use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 const LOAD_NUMERATOR: usize = 21;
 const LOAD_DENOMINATOR: usize = 5;
 
-/// Lines a group takes: its bins and their overflow line.
-const GROUP_LINES: usize = GROUP + 1;
-
 /// One array of bins.
 pub(super) struct Table {
-    lines: ZeroedArray<Line>,
+    bins: ZeroedArray<Line>,
+    /// One line a group.
+    overflow: ZeroedArray<Line>,
     pub(super) groups: usize,
     /// The table of twice the size that this one is moving to.
     pub(super) next: AtomicPtr<Table>,
@@ -35,7 +34,8 @@ impl Table {
             return Err(OutOfMemory);
         }
         Ok(Box::new(Self {
-            lines: ZeroedArray::new(groups.checked_mul(GROUP_LINES).ok_or(OutOfMemory)?)?,
+            bins: ZeroedArray::new(groups.checked_mul(GROUP).ok_or(OutOfMemory)?)?,
+            overflow: ZeroedArray::new(groups)?,
             groups,
             next: AtomicPtr::new(std::ptr::null_mut()),
             helped: AtomicUsize::new(0),
@@ -50,22 +50,20 @@ impl Table {
 
     #[inline(always)]
     pub(super) fn number(&self, tag: Tag) -> usize {
-        ((tag as u64 * (self.groups * GROUP) as u64) >> 32) as usize
+        ((tag as u64 * self.bins.len() as u64) >> 32) as usize
     }
 
     #[inline(always)]
     pub(super) fn bin(&self, number: usize) -> Bin<'_> {
-        let first = number / GROUP * GROUP_LINES;
         debug_assert!(number < self.groups * GROUP);
         // SAFETY: `number < groups * GROUP` (a tag times the bins, shifted down by the tag's width, is
-        // below the bins; growth passes numbers of this table), so both lines lie in the array.
-        let (line, overflow) = unsafe {
-            (
-                self.lines.get_unchecked(first + number % GROUP),
-                self.lines.get_unchecked(first + GROUP),
+        // below the bins; growth passes numbers of this table), so both lines lie in their arrays.
+        unsafe {
+            Bin::new(
+                self.bins.get_unchecked(number),
+                self.overflow.get_unchecked(number / GROUP),
             )
-        };
-        Bin::new(line, overflow)
+        }
     }
 }
 
@@ -100,26 +98,16 @@ impl Index {
         unsafe { &*self.root.load(Acquire) }
     }
 
-    /// The slot of the key with this tag for which `is_key` holds. Linearises at a header load: the last
-    /// one for a hit, the validated first one for a miss.
+    /// One candidate for a look-up, in one line; see [`Glance`].
     #[inline(always)]
-    pub fn find(&self, guard: &Guard, tag: Tag, mut is_key: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub fn glance(&self, guard: &Guard, tag: Tag) -> Glance {
         let table = self.root(guard);
-        let bin = table.bin(table.number(tag));
-        let mut header = bin.header();
-        while !header.is_frozen() {
-            match bin.scan(header, tag, &mut is_key) {
-                Scan::Found(index) => return Some(index),
-                Scan::Absent if bin.still(header) => return None,
-                Scan::Absent => header = bin.header(),
-                Scan::Moved(now) => header = now,
-            }
-        }
-        self.find_moved(guard, tag, is_key)
+        table.bin(table.number(tag)).glance(tag)
     }
 
-    #[cold]
-    fn find_moved(
+    /// The slot of the key with this tag for which `is_key` holds. Linearises at a header load: the last
+    /// one for a hit, the validated first one for a miss.
+    pub fn find(
         &self,
         guard: &Guard,
         tag: Tag,
@@ -137,6 +125,14 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// Asks for the line of `tag`'s bin ahead of its use.
+    #[inline(always)]
+    pub fn prefetch(&self, guard: &Guard, tag: Tag) {
+        let table = self.root(guard);
+        // SAFETY: `number` is below the bins, as in `Table::bin`.
+        mem::prefetch(unsafe { table.bins.get_unchecked(table.number(tag)) });
     }
 
     /// The bin that decides about `tag`: the first on the way from the root that is not frozen.
