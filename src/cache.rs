@@ -120,6 +120,7 @@ where
         Q: Hash + Eq + ?Sized,
     {
         let tag = self.tag(key);
+        self.core.prefetch(tag);
         let guard = reclaim::pin();
         match self.core.get(&guard, tag, key) {
             Some(slot) => {

@@ -12,12 +12,14 @@ const LANES_PER_WORD: u32 = u64::BITS / LANE_BITS;
 pub struct Bucket(pub [u64; 2]);
 
 /// The fingerprint of a tag: its low bits, as the high ones choose the bucket. Never 0, which is an empty lane.
+#[inline]
 pub fn fingerprint(tag: Tag) -> u16 {
     (tag as u16).max(1)
 }
 
 impl Bucket {
     /// Remembers a fingerprint, forgetting the oldest of eight.
+    #[inline]
     pub fn push(self, fingerprint: u16) -> Self {
         let [young, old] = self.0;
         let carry = young >> (LANE_BITS * (LANES_PER_WORD - 1));
@@ -25,6 +27,7 @@ impl Bucket {
     }
 
     /// Is the fingerprint remembered?
+    #[inline]
     pub fn contains(self, fingerprint: u16) -> bool {
         let lane = |word: u64, i: u32| (word >> (i * LANE_BITS)) as u16;
         self.0.iter().any(|&w| (0..LANES_PER_WORD).any(|i| lane(w, i) == fingerprint))

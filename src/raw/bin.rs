@@ -238,6 +238,7 @@ impl<'a> Bin<'a> {
         &self.line.0[0]
     }
 
+    #[inline]
     fn word(&self, position: usize) -> &'a AtomicU64 {
         if position < OWN { &self.line.0[1 + position] } else { &self.overflow.0[position - OWN] }
     }
@@ -260,6 +261,7 @@ impl<'a> Bin<'a> {
         }
     }
 
+    #[inline]
     fn commit(&self, from: Header, to: Header) -> Result<(), Header> {
         self.header_word()
             .compare_exchange(from.0, to.next().0, AcqRel, Acquire)
@@ -337,6 +339,7 @@ impl<'a> Bin<'a> {
     }
 
     /// Claims a free word for `word`. Invisible until a header shows its bit.
+    #[inline]
     fn claim(&self, header: Header, word: Word) -> Option<Claim<'a>> {
         let mut free = !header.valid() & ((1 << POSITIONS) - 1);
         while free != 0 {
@@ -354,6 +357,7 @@ impl<'a> Bin<'a> {
 
     /// Makes `word` a member unless the key is there. Linearises at the header CAS, or at the header load
     /// that validated the key's presence.
+    #[inline]
     pub fn insert(&self, word: Word, mut is_key: impl FnMut(u32) -> bool) -> Commit {
         let mut header = self.header();
         let mut claimed = None;
@@ -389,14 +393,26 @@ impl<'a> Bin<'a> {
     }
 
     /// The position of exactly this word under `header`; holds while the header does.
+    #[inline]
     fn position_of(&self, header: Header, word: Word) -> Option<usize> {
-        (0..POSITIONS).find(|&p| {
-            header.valid() & (1 << p) != 0 && self.word(p).load(Acquire) == word.0
-        })
+        let is_there = |p: &usize| self.word(*p).load(Acquire) == word.0;
+        let mut hits = self.matches(header, word.tag());
+        while hits != 0 {
+            let position = hits.trailing_zeros() as usize;
+            if is_there(&position) {
+                return Some(position);
+            }
+            hits &= hits - 1;
+        }
+        if header.valid() >> OWN == 0 {
+            return None;
+        }
+        (OWN..POSITIONS).filter(|p| header.valid() & (1 << p) != 0).find(is_there)
     }
 
     /// Ends the membership of `word`: `Done` for the one caller whose CAS cleared its bit, who owns the
     /// slot's retirement.
+    #[inline]
     pub fn unlink(&self, word: Word) -> Commit {
         let mut header = self.header();
         loop {
@@ -424,6 +440,7 @@ impl<'a> Bin<'a> {
 
     /// Swaps `old` for `new` in one header CAS, so that the key is never absent. `Done`: the caller owns
     /// the retirement of `old`.
+    #[inline]
     pub fn replace(&self, old: Word, new: Word) -> Commit {
         let mut header = self.header();
         let mut claimed = None;

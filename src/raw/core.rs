@@ -367,6 +367,12 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         (state.is_ready() && !self.clock.is_expired(state)).then_some(slot)
     }
 
+    /// Before a thread pins itself for a look-up; see [`Index::prefetch`].
+    #[inline(always)]
+    pub fn prefetch(&self, tag: Tag) {
+        self.index.prefetch(tag);
+    }
+
     /// A hit on the slot, for the hands.
     #[inline(always)]
     pub fn touch(&self, slot: &Slot<K, V>) {
@@ -496,7 +502,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 guard.thread(),
                 crowded,
                 |s| self.clock.is_expired(s),
-                |tag| self.index.prefetch(guard, tag),
+                |tag| self.index.prefetch(tag),
             ) else {
                 return false;
             };
@@ -680,8 +686,8 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     where
         K: Eq,
     {
+        self.index.prefetch(tag);
         let mut guard = reclaim::pin();
-        self.index.prefetch(&guard, tag);
         let draft = if self.capacity() == Some(0) { None } else { self.draft(&mut guard) };
         let refused = match draft {
             None => key,

@@ -28,17 +28,20 @@ impl Ghost {
         Ok(Self { buckets: ZeroedArray::new(buckets)? })
     }
 
+    #[inline]
     fn cell(&self, tag: Tag) -> Option<&Cell> {
         let number = (tag as u64 * self.buckets.len() as u64) >> 32;
         (self.buckets.len() > 0).then(|| self.buckets.get(number as usize))
     }
 
+    #[inline]
     fn read(cell: &Cell) -> Bucket {
         // Relaxed: hints, see the module.
         Bucket([cell.0[0].load(Relaxed), cell.0[1].load(Relaxed)])
     }
 
     /// Remembers an evicted key.
+    #[inline]
     pub fn remember(&self, tag: Tag) {
         let Some(cell) = self.cell(tag) else { return };
         let Bucket([young, old]) = Self::read(cell).push(fingerprint(tag));
@@ -47,6 +50,7 @@ impl Ghost {
     }
 
     /// Was the key evicted lately? Wrong for about one key in eight thousand.
+    #[inline]
     pub fn knows(&self, tag: Tag) -> bool {
         self.cell(tag).is_some_and(|cell| Self::read(cell).contains(fingerprint(tag)))
     }

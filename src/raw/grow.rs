@@ -158,6 +158,7 @@ impl Index {
         let new = std::ptr::from_ref(next).cast_mut();
         // AcqRel: releases the moved groups to whoever loads the root with Acquire.
         if self.root.compare_exchange(old, new, AcqRel, Acquire).is_ok() {
+            self.move_hint(next);
             let old = old.expose_provenance();
             // SAFETY: the one winner of the CAS retires the table; nobody reaches it from the root any
             // more, and pinned readers that hold it delay the closure. It holds only plain memory.

@@ -42,25 +42,29 @@ struct Hand {
 
 impl Hand {
     fn new(stripes: usize) -> Self {
+        debug_assert!(stripes.is_power_of_two());
         Self {
             blocks: CachePadded::new(AtomicU64::new(0)),
             rest: (0..stripes).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
         }
     }
 
-    /// The position to go on from: the stripe's rest, or a new block.
+    /// The position to go on from, in one of `blocks` blocks: the stripe's rest, or a new block.
+    #[inline]
     fn take(&self, stripe: usize, blocks: usize) -> usize {
         // Relaxed, and no RMW: positions are hints; two threads at one position are harmless.
-        match self.rest[stripe % self.rest.len()].load(Relaxed) {
-            0 => (self.blocks.fetch_add(1, Relaxed) as usize % blocks) * BLOCK,
-            position => position as usize - 1,
+        let rest = self.rest[stripe & (self.rest.len() - 1)].load(Relaxed) as usize;
+        if rest != 0 && rest <= blocks * BLOCK {
+            return rest - 1;
         }
+        (self.blocks.fetch_add(1, Relaxed) as usize % blocks) * BLOCK
     }
 
     /// Leaves the rest of a block to the stripe's next eviction.
+    #[inline]
     fn put_back(&self, stripe: usize, position: usize) {
         let rest = if position % BLOCK == 0 { 0 } else { position as u64 + 1 };
-        self.rest[stripe % self.rest.len()].store(rest, Relaxed);
+        self.rest[stripe & (self.rest.len() - 1)].store(rest, Relaxed);
     }
 }
 
@@ -141,6 +145,7 @@ impl Hands {
     }
 
     /// Where a newcomer starts: main while it fills or when the ghost knows the key, else probation.
+    #[inline]
     pub fn residence(&self, tag: Tag, ledger: &Ledger) -> Residence {
         let main = self.probation_target == 0
             || ledger.main() < self.main_target
@@ -155,6 +160,7 @@ impl Hands {
     /// the pin that it saw it under, and this life began after the grace period of that one. What remains is
     /// a draft that was withdrawn, whose slot is reused without a grace period: there the main hand, which
     /// shows every slot in probation that it meets without a bit, makes up for it.
+    #[inline]
     pub fn show(&self, index: u32) {
         if let Some((bits, bit)) = self.bit(index) {
             if bits.load(Relaxed) & bit == 0 {
@@ -164,11 +170,13 @@ impl Hands {
         }
     }
 
+    #[inline]
     fn bit(&self, index: u32) -> Option<(&AtomicU64, u64)> {
         let word = index as usize / BLOCK;
         (word < self.probation.len()).then(|| (&self.probation.get(word).0, 1 << (index as usize % BLOCK)))
     }
 
+    #[inline]
     pub fn remember(&self, tag: Tag) {
         self.ghost.remember(tag);
     }
@@ -214,7 +222,7 @@ impl Hands {
         let blocks = (slab.high_water() as usize).div_ceil(BLOCK).clamp(1, self.probation.len().max(1));
         let mut inspected = 0;
         for _ in 0..blocks + 1 {
-            let start = self.small.take(stripe, blocks) % (blocks * BLOCK);
+            let start = self.small.take(stripe, blocks);
             let block = start / BLOCK;
             let mut bits = self.probation.get(block).0.load(Acquire) & (!0 << (start % BLOCK));
             let mut stale = 0;
@@ -300,7 +308,7 @@ impl Hands {
         let mut inspected = 0;
         // As many rounds as the counter can take, and one for what moved meanwhile.
         for _ in 0..(Self::max_refs(self.policy) as usize + 1) * blocks + 1 {
-            let start = self.main.take(stripe, blocks) % (blocks * BLOCK);
+            let start = self.main.take(stripe, blocks);
             for index in start..(start / BLOCK + 1) * BLOCK {
                 let Some(slot) = slab.get(index as u32) else { continue };
                 let index = index as u32;

@@ -63,13 +63,13 @@ impl Limbo {
     }
 
     fn stripe(&self, stripe: usize) -> &Stripe {
-        &self.stripes[stripe % self.stripes.len()]
+        &self.stripes[stripe & (self.stripes.len() - 1)]
     }
 
     /// Takes in a slot that the caller unlinked and that has expired. The caller is pinned, and defers
     /// [`Limbo::ripen`] for the batch if this filled one.
     pub fn retire<K, V>(&self, slab: &Slab<K, V>, stripe: usize, index: u32) -> Option<Sealed> {
-        let stripe = stripe % self.stripes.len();
+        let stripe = stripe & (self.stripes.len() - 1);
         let open = &self.stripes[stripe].open;
         // SAFETY: the index of a linked slot.
         let slot = unsafe { slab.slot(index) };
@@ -102,7 +102,7 @@ impl Limbo {
     /// Takes what open batch there is, full or not.
     pub fn seal_open<K, V>(&self, slab: &Slab<K, V>, stripe: usize) -> Option<Sealed> {
         let first = self.stripe(stripe).open.swap(0, AcqRel) as u32;
-        (first != 0).then(|| self.seal(slab, stripe % self.stripes.len(), first))
+        (first != 0).then(|| self.seal(slab, stripe & (self.stripes.len() - 1), first))
     }
 
     /// The grace period of a batch is over.

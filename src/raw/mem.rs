@@ -73,6 +73,11 @@ impl<T: Blank> ZeroedArray<T> {
         self.len
     }
 
+    /// Where the first element lies.
+    pub fn base(&self) -> *mut T {
+        self.base.as_ptr().cast()
+    }
+
     /// # Safety
     /// `index < self.len()`.
     #[inline(always)]

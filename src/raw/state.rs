@@ -90,14 +90,17 @@ impl Snapshot {
         self.0 & PHASE == READY
     }
 
+    #[inline]
     pub fn is_live(self) -> bool {
         matches!(self.0 & PHASE, PENDING | READY)
     }
 
+    #[inline]
     pub fn has_value(self) -> bool {
         self.0 & VALUE != 0
     }
 
+    #[inline]
     pub fn residence(self) -> Residence {
         if self.0 & MAIN != 0 { Residence::Main } else { Residence::Probation }
     }
@@ -109,6 +112,7 @@ impl Snapshot {
     }
 
     /// The flight of a pending slot.
+    #[inline]
     pub fn flight(self) -> Option<u64> {
         (self.0 & PHASE == PENDING).then_some(self.0 >> FIELD_SHIFT)
     }
@@ -162,6 +166,7 @@ impl State {
 
     /// A step that only the slot's owner takes, in a phase that nobody else leaves. Without FILED no other
     /// thread changes the word then, and a store will do; with it a sweeper may clear FILED meanwhile.
+    #[inline]
     fn step(&self, from: u64, to: u64) {
         let word = self.0.load(Acquire);
         debug_assert_eq!(word & PHASE, from, "the slot is its owner's");
@@ -172,17 +177,20 @@ impl State {
         }
     }
 
+    #[inline]
     fn begin(&self, bits: u64) {
         self.step(EMPTY, bits);
     }
 
     /// EMPTY → PENDING(flight). The caller owns the slot and has written its key.
+    #[inline]
     pub fn begin_pending(&self, flight: u64, residence: Residence) {
         debug_assert!(flight >> FIELD_BITS == 0);
         self.begin(PENDING | residence.bits() | flight << FIELD_SHIFT);
     }
 
     /// EMPTY → READY(deadline). The caller owns the slot and has written its key and value.
+    #[inline]
     pub fn begin_ready(&self, deadline: u64, residence: Residence) {
         debug_assert!(deadline >> FIELD_BITS == 0);
         self.begin(READY | VALUE | residence.bits() | deadline << FIELD_SHIFT);
@@ -190,12 +198,14 @@ impl State {
 
     /// The loser of an insert takes its never-published life back: any phase → EMPTY, keeping FILED.
     /// Answers the last word of it.
+    #[inline]
     pub fn withdraw(&self) -> Snapshot {
         self.update(|w| Some(w & FILED)).unwrap_or_else(|unchanged| unchanged)
     }
 
     /// PENDING(flight) → READY(deadline). The caller holds the flight's lead, is pinned, and has
     /// written the value cell.
+    #[inline]
     pub fn complete(&self, flight: u64, deadline: u64) -> Completion {
         debug_assert!(deadline >> FIELD_BITS == 0);
         let done = self.update(|w| {
@@ -210,6 +220,7 @@ impl State {
 
     /// PENDING or READY → EXPIRED, by the thread that unlinked the slot: nobody else ends a life. Answers
     /// the last word of it.
+    #[inline]
     pub fn expire(&self) -> Snapshot {
         let last = self.update(|w| Some((w & !(PHASE | FIELD | REFRESHING)) | EXPIRED));
         let last = last.unwrap_or_else(|unchanged| unchanged);
@@ -219,6 +230,7 @@ impl State {
 
     /// PROBATION → MAIN while READY; false if the slot was not in probation any more.
     #[must_use]
+    #[inline]
     pub fn promote(&self) -> bool {
         self.update(|w| {
             (Snapshot(w).is_ready() && w & MAIN == 0).then_some(w | MAIN)
@@ -227,6 +239,7 @@ impl State {
     }
 
     /// EXPIRED → EMPTY after the grace period, by the drainer, which has dropped key and value before.
+    #[inline]
     pub fn drained(&self) {
         self.step(EXPIRED, EMPTY);
     }

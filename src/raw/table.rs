@@ -71,6 +71,9 @@ impl Table {
 pub struct Index {
     /// The oldest table whose groups have not all moved.
     pub(super) root: AtomicPtr<Table>,
+    /// Where the root's bins lie and how many they are: for prefetching before a thread is pinned, so never
+    /// dereferenced. The two may be of different tables for an instant.
+    hint: (AtomicPtr<Line>, AtomicUsize),
 }
 
 // SAFETY: tables hold atomics only; the pointer owns the chain of tables and is changed by CAS.
@@ -87,7 +90,23 @@ impl Index {
 
     /// An index of exactly `groups` groups.
     pub fn with_groups(groups: usize) -> Result<Self, OutOfMemory> {
-        Ok(Self { root: AtomicPtr::new(Box::into_raw(Table::new(groups)?)) })
+        let table = Table::new(groups)?;
+        let hint = (AtomicPtr::new(table.bins.base()), AtomicUsize::new(table.bins.len()));
+        Ok(Self { root: AtomicPtr::new(Box::into_raw(table)), hint })
+    }
+
+    /// The root is `table` now.
+    pub(super) fn move_hint(&self, table: &Table) {
+        self.hint.0.store(table.bins.base(), Relaxed);
+        self.hint.1.store(table.bins.len(), Relaxed);
+    }
+
+    /// Asks for the line of `tag`'s bin ahead of its use. Needs no pin: a pin is a full barrier, behind which
+    /// a cache miss would begin only then.
+    #[inline(always)]
+    pub fn prefetch(&self, tag: Tag) {
+        let number = (tag as u64 * self.hint.1.load(Relaxed) as u64) >> 32;
+        mem::prefetch(self.hint.0.load(Relaxed).wrapping_add(number as usize));
     }
 
     #[inline(always)]
@@ -127,15 +146,8 @@ impl Index {
         }
     }
 
-    /// Asks for the line of `tag`'s bin ahead of its use.
-    #[inline(always)]
-    pub fn prefetch(&self, guard: &Guard, tag: Tag) {
-        let table = self.root(guard);
-        // SAFETY: `number` is below the bins, as in `Table::bin`.
-        mem::prefetch(unsafe { table.bins.get_unchecked(table.number(tag)) });
-    }
-
     /// The bin that decides about `tag`: the first on the way from the root that is not frozen.
+    #[inline]
     pub(super) fn locate<'g>(&self, guard: &'g Guard, tag: Tag) -> Bin<'g> {
         let mut table = self.root(guard);
         loop {
@@ -148,6 +160,7 @@ impl Index {
         }
     }
 
+    #[inline]
     fn change(&self, guard: &Guard, tag: Tag, mut attempt: impl FnMut(Bin<'_>) -> Commit) -> Commit {
         loop {
             match attempt(self.locate(guard, tag)) {
@@ -158,6 +171,7 @@ impl Index {
     }
 
     /// Makes slot `index` a member unless the key is there: `Done`, `Exists` or `Full`.
+    #[inline]
     pub fn insert(
         &self,
         guard: &Guard,
@@ -169,12 +183,14 @@ impl Index {
     }
 
     /// Ends the membership of slot `index`; true for the one winner, who owns its retirement.
+    #[inline]
     #[must_use = "the winner owns the slot's retirement"]
     pub fn unlink(&self, guard: &Guard, tag: Tag, index: u32) -> bool {
         matches!(self.change(guard, tag, |bin| bin.unlink(Word::new(tag, index))), Commit::Done)
     }
 
     /// Swaps slot `old` for `new` under one key: `Done`, `Gone` or `Full`.
+    #[inline]
     pub fn replace(&self, guard: &Guard, tag: Tag, old: u32, new: u32) -> Commit {
         self.change(guard, tag, |bin| bin.replace(Word::new(tag, old), Word::new(tag, new)))
     }

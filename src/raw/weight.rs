@@ -26,16 +26,19 @@ impl Ledger {
         }
     }
 
+    #[inline]
     pub fn capacity(&self) -> Option<u64> {
         self.capacity
     }
 
     /// What is resident. Relaxed: a statistic, exact once quiet.
+    #[inline]
     pub fn total(&self) -> u64 {
         self.total.load(Relaxed)
     }
 
     /// What is in main; never more than what is resident, however the two are read.
+    #[inline]
     pub fn main(&self) -> u64 {
         let main = self.main.load(Relaxed) as isize;
         (main.max(0) as u64).min(self.total())
@@ -43,6 +46,7 @@ impl Ledger {
 
     /// Charges one entry if there is room for it.
     #[must_use]
+    #[inline]
     pub fn try_charge(&self) -> bool {
         // Relaxed throughout: the counter orders nothing; publication is the header's affair.
         let Some(capacity) = self.capacity else {
@@ -60,12 +64,14 @@ impl Ledger {
     }
 
     /// Gives an entry's charge back.
+    #[inline]
     pub fn refund(&self) {
         let before = self.total.fetch_sub(1, Relaxed);
         debug_assert!(before > 0, "a refund without its charge");
     }
 
     /// An entry took up this residence.
+    #[inline]
     pub fn settle(&self, residence: Residence) {
         if residence == Residence::Main {
             self.main.fetch_add(1, Relaxed);
@@ -73,6 +79,7 @@ impl Ledger {
     }
 
     /// An entry gave up this residence.
+    #[inline]
     pub fn vacate(&self, residence: Residence) {
         if residence == Residence::Main {
             self.main.fetch_sub(1, Relaxed);
