@@ -1,5 +1,55 @@
 //! A lock-free in-process cache that memoizes async functions and shares in-flight loads.
-#![warn(missing_docs)]
+//!
+//! * [`#[alru_cache]`](macro@alru_cache) and [`AlruCache`]: an async function with a cache around it. Many
+//!   concurrent calls, one execution; time to live with jitter; info, contains, invalidate, clear, close.
+//! * [`Cache`]: the concurrent cache beneath, for direct use.
+//!
+//! # Usage
+//!
+//! ```
+//! use alru::{Cache, ManualTime};
+//! use std::time::Duration;
+//!
+//! let time = ManualTime::new();
+//! let cache: Cache<String, u32> = Cache::builder()
+//!     .max_capacity(1_000)
+//!     .time_to_live(Duration::from_secs(10))
+//!     .time_source(time.clone())
+//!     .build();
+//! cache.insert("answer".to_owned(), 42);
+//! assert_eq!(cache.get("answer"), Some(42));
+//! time.advance(Duration::from_secs(10));
+//! assert_eq!(cache.get("answer"), None);
+//! ```
+//!
+//! # Consistency
+//!
+//! Operations on one key are linearizable. A caller that starts after [`invalidate`](Cache::invalidate) or
+//! [`insert`](Cache::insert) has returned never gets anything older, the result of a load that began before
+//! included. The number of resident entries never exceeds the capacity.
+//!
+//! # Progress
+//!
+//! No operation takes a lock or waits for another thread, and the crate starts no thread and no task. What
+//! exactly is claimed, and by what evidence, is in `SAFETY.md`.
+//!
+//! # Async and cancel safety
+//!
+//! Every future of this crate may be dropped at any point. Loads work on any runtime, or on several at once.
+//! A dropped caller never loses another caller's load: see [`Cache::get_with`] and [`AlruCache::call`] for
+//! who runs what.
+//!
+//! # Costs
+//!
+//! A hit costs a hash, an epoch pin and two cache lines; [`Cache::pin`] pays for the pin once for many reads.
+//! Removed values are dropped by later writes, a bounded number each, or by
+//! [`run_pending_tasks`](Cache::run_pending_tasks).
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `macros` | yes | `#[alru_cache]` |
 
 mod builder;
 mod cache;
@@ -8,6 +58,9 @@ mod guard;
 mod load;
 mod memo;
 mod policy;
+#[doc(hidden)]
+#[path = "private.rs"]
+pub mod __private;
 #[cfg(alru_loom)]
 #[doc(hidden)]
 pub mod raw;
@@ -21,6 +74,8 @@ pub mod sync;
 mod sync;
 mod time;
 
+#[cfg(feature = "macros")]
+pub use alru_macros::alru_cache;
 pub use builder::{BuildError, CacheBuilder, EvictionPolicy};
 pub use cache::Cache;
 pub use error::LoadError;
@@ -34,3 +89,8 @@ pub use time::{CoarseTime, ManualTime, PreciseTime, TimeSource};
 /// Fast, and hard to flood from outside because the seed is secret; not cryptographic. Choose another
 /// with [`CacheBuilder::build_with_hasher`].
 pub type DefaultHasher = foldhash::fast::RandomState;
+
+/// The README's examples compile and hold.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
