@@ -119,21 +119,7 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let tag = self.tag(key);
-        self.core.prefetch(tag);
-        let guard = reclaim::pin();
-        match self.core.get(&guard, tag, key) {
-            Some(slot) => {
-                self.core.touch(slot);
-                self.core.count(&guard, Counter::Hits);
-                // SAFETY: `get` read READY under this guard.
-                Some(unsafe { slot.value() }.clone())
-            }
-            None => {
-                self.core.count(&guard, Counter::Misses);
-                None
-            }
-        }
+        self.core.read(self.tag(key), key, |guard| self.core.count(guard, Counter::Misses))
     }
 
     /// As [`get`](Self::get), but touches neither the statistics nor the entry's standing with the

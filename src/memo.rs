@@ -466,15 +466,19 @@ where
         let this = &mut *self;
         loop {
             let ended = match &mut this.stage {
-                Stage::Start(_) => {
-                    let Stage::Start(key) = std::mem::replace(&mut this.stage, Stage::Done) else {
-                        unreachable!()
-                    };
+                Stage::Start(key) => {
                     if this.memo.is_closed() {
                         return Poll::Ready(Err(LoadError::Closed));
                     }
                     let cache = &this.memo.cache;
-                    let tag = cache.tag(&key);
+                    let tag = cache.tag(key);
+                    if let Some(value) = cache.core().read(tag, key, |_| {}) {
+                        this.stage = Stage::Done;
+                        return Poll::Ready(Ok(value));
+                    }
+                    let Stage::Start(key) = std::mem::replace(&mut this.stage, Stage::Done) else {
+                        unreachable!()
+                    };
                     let closed = || this.memo.is_closed_after();
                     match shared::begin(cache.core(), tag, key, &*this.memo.loader, closed) {
                         Begun::Hit(value) => return Poll::Ready(Ok(value)),

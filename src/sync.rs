@@ -97,6 +97,14 @@ pub(crate) fn random_u64() -> u64 {
     0
 }
 
+/// Lets another thread run.
+pub(crate) fn yield_now() {
+    #[cfg(not(alru_loom))]
+    std::thread::yield_now();
+    #[cfg(alru_loom)]
+    loom::thread::yield_now();
+}
+
 /// The cores this process may use; 2 under loom, so that stripes stay few.
 pub(crate) fn parallelism() -> usize {
     if cfg!(alru_loom) {

@@ -182,6 +182,27 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // SAFETY: nothing is moved out of `future`; it is polled through a Pin and dropped in place.
         let this = unsafe { self.get_unchecked_mut() };
+        if let Stage::Start(key) = &this.stage {
+            // All that a hit costs. (Not twice counted: a call that starts over comes by `poll_load`.)
+            if let Some(value) = this.core.read(this.tag, key, |_| {}) {
+                this.stage = Stage::Done;
+                return Poll::Ready(Ok(value));
+            }
+        }
+        this.poll_load(cx)
+    }
+}
+
+impl<K, V, E, F> CallerLoad<'_, K, V, E, F>
+where
+    K: Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    E: Send + Sync + 'static,
+    F: Future<Output = Result<V, E>>,
+{
+    /// A poll that is no plain hit. `self` is pinned.
+    fn poll_load(&mut self, cx: &mut Context<'_>) -> Poll<Result<V, StdArc<E>>> {
+        let this = self;
         loop {
             match std::mem::replace(&mut this.stage, Stage::Done) {
                 Stage::Start(key) => {

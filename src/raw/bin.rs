@@ -206,6 +206,30 @@ pub struct Bin<'a> {
     overflow: &'a Line,
 }
 
+/// A bin that did not have a key, and the header under which it did not.
+///
+/// Not validated: an insert that commits on this very header is the validation.
+#[must_use]
+pub struct Vacancy<'a> {
+    bin: Bin<'a>,
+    header: Header,
+}
+
+impl Vacancy<'_> {
+    /// Makes `word` a member in the key's place; false if anything is in the way: the bin changed or is full.
+    #[inline]
+    pub fn fill(self, word: Word) -> bool {
+        self.bin.try_insert(self.header, word)
+    }
+}
+
+/// What a look at a key's bin before a write showed.
+pub enum Probe<'a> {
+    /// The slot of the key; it was a member.
+    Found(u32),
+    Vacant(Vacancy<'a>),
+}
+
 /// A claimed word that no header shows yet; given back when dropped.
 struct Claim<'a> {
     bin: Bin<'a>,
@@ -338,10 +362,28 @@ impl<'a> Bin<'a> {
         Scan::Absent
     }
 
+    /// A look before a write; None if the bin is frozen.
+    #[inline]
+    pub fn probe(self, tag: Tag, mut is_key: impl FnMut(u32) -> bool) -> Option<Probe<'a>> {
+        let mut header = self.header();
+        while !header.is_frozen() {
+            match self.scan(header, tag, &mut is_key) {
+                Scan::Found(index) => return Some(Probe::Found(index)),
+                Scan::Absent => return Some(Probe::Vacant(Vacancy { bin: self, header })),
+                Scan::Moved(now) => header = now,
+            }
+        }
+        None
+    }
+
     /// Claims a free word for `word`. Invisible until a header shows its bit.
     #[inline]
     fn claim(&self, header: Header, word: Word) -> Option<Claim<'a>> {
-        let mut free = !header.valid() & ((1 << POSITIONS) - 1);
+        self.claim_among(!header.valid() & ((1 << POSITIONS) - 1), word)
+    }
+
+    #[inline(always)]
+    fn claim_among(&self, mut free: u32, word: Word) -> Option<Claim<'a>> {
         while free != 0 {
             let position = free.trailing_zeros() as usize;
             free &= free - 1;
@@ -390,6 +432,19 @@ impl<'a> Bin<'a> {
                 }
             }
         }
+    }
+
+    /// The free word that [`Bin::insert`] finds as a rule, and one attempt: false if anything is in the way.
+    /// `header` is that of a scan which did not find the key.
+    #[inline]
+    fn try_insert(&self, header: Header, word: Word) -> bool {
+        let free = !header.valid() & ((1 << OWN) - 1);
+        let Some(claim) = self.claim_among(free & free.wrapping_neg(), word) else { return false };
+        let done = self.commit(header, header.with(claim.position)).is_ok();
+        if done {
+            claim.publish();
+        }
+        done
     }
 
     /// The position of exactly this word under `header`; holds while the header does.

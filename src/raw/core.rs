@@ -9,7 +9,7 @@
 //! * User code (`Hash`, `Eq`, `Clone`, `Drop`, loaders, wakers) runs with nothing held: whatever is half done
 //!   is undone by a guard if it panics.
 
-use super::bin::{Commit, FIRST_INDEX, Glance, Tag};
+use super::bin::{Commit, FIRST_INDEX, Glance, Probe, Tag};
 use super::flight::{Drive, Entered, FlightId, Flights, Left};
 use super::hands::{Hands, Policy};
 use super::limbo::{Limbo, Sealed};
@@ -30,8 +30,11 @@ use std::time::Duration;
 /// Victims that one charge tries to take before it gives up.
 const EVICTION_TRIES: usize = 16;
 
-/// Grace periods that `run_pending` tries to bring about.
+/// Steps of the epoch that one call tries to bring about; a grace period takes three.
 const FLUSHES: usize = 8;
+
+/// Times that `run_pending` gives way to threads that hold up a grace period.
+const GRACE_ROUNDS: usize = if cfg!(alru_loom) { 1 } else { 100 };
 
 /// What a core is built from; validated by the builder.
 pub struct Config {
@@ -64,14 +67,22 @@ impl Clock {
         deadline != 0 && self.has_passed(deadline)
     }
 
-    #[cold]
     fn has_passed(&self, deadline: u64) -> bool {
-        expiry::is_expired(deadline, self.source.now(), self.origin, self.resolution)
+        // The cheap reading may lag: it decides that an entry lives, and the exact one that it does not.
+        let Self { source, origin, resolution, .. } = self;
+        expiry::is_expired(deadline, source.now(), *origin, *resolution)
+            && (resolution.is_zero()
+                || expiry::is_expired(deadline, source.now_exact(), *origin, Duration::ZERO))
     }
 
     /// The deadline of an entry whose value is there now; 0 without a TTL.
+    #[inline]
     fn new_deadline(&self) -> u64 {
-        let Some(ttl) = self.ttl else { return 0 };
+        self.ttl.map_or(0, |ttl| self.deadline_after(ttl))
+    }
+
+    #[cold]
+    fn deadline_after(&self, ttl: Duration) -> u64 {
         let extra = if self.jitter.is_zero() {
             Duration::ZERO
         } else {
@@ -362,15 +373,39 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let (_, slot) = self.find(guard, tag, key)?;
-        let state = slot.state.load();
-        (state.is_ready() && !self.clock.is_expired(state)).then_some(slot)
+        loop {
+            let (_, slot) = self.find(guard, tag, key)?;
+            let state = slot.state.load();
+            if state.is_ready() {
+                return (!self.clock.is_expired(state)).then_some(slot);
+            }
+            if state.is_live() {
+                return None;
+            }
+            // The life ended after the look-up validated it. If that was a replacement the key is there,
+            // in another slot; every such round is somebody's progress.
+        }
     }
 
-    /// Before a thread pins itself for a look-up; see [`Index::prefetch`].
+    /// A whole look-up: pins, counts a hit and gives the entry its reference, clones the value out. `missed`
+    /// is told of a miss, under the same pin.
     #[inline(always)]
-    pub fn prefetch(&self, tag: Tag) {
+    pub fn read<Q>(&self, tag: Tag, key: &Q, missed: impl FnOnce(&Guard)) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        V: Clone,
+    {
         self.index.prefetch(tag);
+        let guard = reclaim::pin();
+        let Some(slot) = self.get(&guard, tag, key) else {
+            missed(&guard);
+            return None;
+        };
+        self.touch(slot);
+        self.count(&guard, Counter::Hits);
+        // SAFETY: `get` read READY under this guard.
+        Some(unsafe { slot.value() }.clone())
     }
 
     /// A hit on the slot, for the hands.
@@ -385,7 +420,14 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        self.find(guard, tag, key).is_some_and(|(_, slot)| self.is_entry(slot.state.load()))
+        while let Some((_, slot)) = self.find(guard, tag, key) {
+            let state = slot.state.load();
+            if state.is_live() {
+                return !self.clock.is_expired(state);
+            }
+            // As in `get`.
+        }
+        false
     }
 
     fn is_entry(&self, state: Snapshot) -> bool {
@@ -613,10 +655,17 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 self.count(&guard, Counter::Expirations);
             }
         }
-        self.force_grace(&mut guard);
-        drop(guard);
-        for stripe in 0..self.limbo.stripes() {
-            while self.limbo.drain(&self.slab, stripe) {}
+        // A pinned thread that was preempted delays the grace period by a time slice; give way to it some
+        // times, and leave it at that if a guard is held for longer.
+        for _ in 0..GRACE_ROUNDS {
+            self.force_grace(&mut guard);
+            for stripe in 0..self.limbo.stripes() {
+                while self.limbo.drain(&self.slab, stripe) {}
+            }
+            if self.limbo.is_settled() {
+                break;
+            }
+            sync::yield_now();
         }
     }
 
@@ -635,27 +684,33 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     {
         let mut charge: Option<Charge<'a>> = None;
         loop {
-            if let Some((old, slot)) = self.find(guard, tag, draft.key()) {
-                let state = slot.state.load();
-                if !may_replace(state) {
-                    return Publish::Occupied(draft);
-                }
-                match self.index.replace(guard, tag, old, draft.index) {
-                    Commit::Done => {
-                        // The old entry's charge goes over; one of our own is refunded on drop.
-                        let last = self.end(guard, old);
-                        if !self.is_entry(last) {
-                            self.count(guard, Counter::Expirations);
+            // SAFETY: as in `find_slow`.
+            let is_key = |i| unsafe { self.slab.slot(i).key() } == draft.key();
+            let vacancy = match self.index.probe(guard, tag, is_key) {
+                Probe::Vacant(vacancy) => vacancy,
+                Probe::Found(old) => {
+                    // SAFETY: a linked index.
+                    let state = unsafe { self.slab.slot(old) }.state.load();
+                    if !may_replace(state) {
+                        return Publish::Occupied(draft);
+                    }
+                    match self.index.replace(guard, tag, old, draft.index) {
+                        Commit::Done => {
+                            // The old entry's charge goes over; one of our own is refunded on drop.
+                            let last = self.end(guard, old);
+                            if !self.is_entry(last) {
+                                self.count(guard, Counter::Expirations);
+                            }
+                            draft.publish();
+                            return Publish::Done;
                         }
-                        draft.publish();
-                        return Publish::Done;
+                        Commit::Full if !self.clear_group(guard, tag, Some(old)) => {
+                            return Publish::Refused(draft);
+                        }
+                        _ => continue,
                     }
-                    Commit::Full if !self.clear_group(guard, tag, Some(old)) => {
-                        return Publish::Refused(draft);
-                    }
-                    _ => continue,
                 }
-            }
+            };
             if charge.is_none() {
                 // Looked up before anything is evicted for it: an update costs no victim.
                 charge = self.charge(guard);
@@ -663,9 +718,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     return Publish::Refused(draft);
                 }
             }
-            // SAFETY: as in `find`.
-            let is_key = |i| unsafe { self.slab.slot(i).key() } == draft.key();
-            match self.index.insert(guard, tag, draft.index, is_key) {
+            match self.index.insert_at(guard, vacancy, tag, draft.index, is_key) {
                 Commit::Done => {
                     draft.publish();
                     charge.into_iter().for_each(Charge::hand_over);

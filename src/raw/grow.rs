@@ -20,6 +20,11 @@ use super::reclaim::Guard;
 use super::table::{Index, Table};
 use crate::sync::atomic::Ordering::*;
 
+/// A table with less than one in so many of its entries is not grown for one full group: what fills a group
+/// there are equal tags, and those would double it for ever. Small tables have full groups early, so this is
+/// far below what a growth leaves behind.
+const SPARSE: usize = 32;
+
 /// Groups that a write moves on its way while the index grows.
 const HELP: usize = 2;
 
@@ -92,7 +97,7 @@ impl Index {
     pub fn grow_for_group(&self, guard: &Guard, tag: Tag, entries: usize) -> bool {
         loop {
             let table = self.root(guard);
-            if entries < table.entries() / 4 {
+            if entries < table.entries() / SPARSE {
                 return false;
             }
             if table.next.load(Acquire).is_null() && self.start(guard, table).is_err() {

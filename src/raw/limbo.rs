@@ -14,7 +14,7 @@
 use super::chain::Chain;
 use super::slab::Slab;
 use super::state::Phase;
-use crate::sync::atomic::{AtomicU64, Ordering::*};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use crossbeam_utils::CachePadded;
 use std::any::Any;
 use std::cell::Cell;
@@ -45,6 +45,8 @@ struct Stripe {
 pub struct Limbo {
     stripes: Box<[CachePadded<Stripe>]>,
     batch: u32,
+    /// Batches that wait for their grace period.
+    sealed: AtomicUsize,
 }
 
 std::thread_local! {
@@ -59,7 +61,7 @@ impl Limbo {
         let batch = (reserve / (stripes * 16)).clamp(1, BATCH_MAX as usize) as u32;
         let stripe =
             || CachePadded::new(Stripe { open: AtomicU64::new(0), ripe: Chain::new(), free: Chain::new() });
-        Self { stripes: (0..stripes).map(|_| stripe()).collect(), batch }
+        Self { stripes: (0..stripes).map(|_| stripe()).collect(), batch, sealed: AtomicUsize::new(0) }
     }
 
     fn stripe(&self, stripe: usize) -> &Stripe {
@@ -89,6 +91,8 @@ impl Limbo {
     }
 
     fn seal<K, V>(&self, slab: &Slab<K, V>, stripe: usize, first: u32) -> Sealed {
+        // Relaxed: a count, read by who has nothing else to do.
+        self.sealed.fetch_add(1, Relaxed);
         let mut last = first;
         loop {
             // SAFETY: a chain of retired slots that this thread alone holds.
@@ -108,6 +112,13 @@ impl Limbo {
     /// The grace period of a batch is over.
     pub fn ripen<K, V>(&self, slab: &Slab<K, V>, batch: &Sealed) {
         self.stripe(batch.stripe as usize).ripe.push(slab, batch.first, batch.last);
+        self.sealed.fetch_sub(1, Relaxed);
+    }
+
+    /// Is nothing retired that has not been drained?
+    pub fn is_settled(&self) -> bool {
+        let is_empty = |s: &Stripe| s.open.load(Relaxed) == 0 && s.ripe.is_empty();
+        self.sealed.load(Relaxed) == 0 && self.stripes.iter().all(|s| is_empty(s))
     }
 
     pub fn stripes(&self) -> usize {

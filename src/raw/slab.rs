@@ -71,21 +71,30 @@ impl<K, V> Slab<K, V> {
     }
 
     /// One past the largest index that may be in use.
+    #[inline]
     pub fn high_water(&self) -> u32 {
         // Acquire: pairs with the RMW of `fresh`; a chunk below the mark may still be unpublished, which
         // `get` answers with None.
         self.fresh.load(Acquire).min(self.limit) as u32
     }
 
-    /// A slot by any index: None if it was never handed out.
+    /// A slot by any index: None if there is no such slot. One that was never handed out is blank.
+    #[inline]
     pub fn get(&self, index: u32) -> Option<&Slot<K, V>> {
-        if index < FIRST_INDEX || index >= self.high_water() {
+        let index = index as usize;
+        if index < self.first.len() {
+            // SAFETY: just checked.
+            return Some(unsafe { self.first.get_unchecked(index) });
+        }
+        self.get_in_rest(index)
+    }
+
+    #[cold]
+    fn get_in_rest(&self, index: usize) -> Option<&Slot<K, V>> {
+        if index >= self.high_water() as usize {
             return None;
         }
-        if (index as usize) < self.first.len() {
-            return Some(self.first.get(index as usize));
-        }
-        self.rest.get(index as usize - self.first.len())
+        self.rest.get(index - self.first.len())
     }
 
     /// Hands out an index that was never used; None at the limit or out of memory.
@@ -107,7 +116,7 @@ impl<K, V> Slab<K, V> {
 
 impl<K, V> Links for Slab<K, V> {
     fn next(&self, index: u32) -> u32 {
-        // A stale link may be a tag, so the index may be one that was never handed out.
+        // A stale link may be a tag, so the index may be one that was never handed out, or none at all.
         self.get(index).map_or(0, Slot::next)
     }
 

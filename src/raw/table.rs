@@ -3,7 +3,7 @@
 //! `bin(tag) = (tag * nbins) >> 32` keeps the order of the tags, so that bin j of n splits into the bins 2j
 //! and 2j + 1 of 2n. Growth is in `grow.rs`; here a look-up that meets a frozen bin goes to the next table.
 
-use super::bin::{Bin, Commit, GROUP, Glance, Line, POSITIONS, Scan, Tag, Word};
+use super::bin::{Bin, Commit, GROUP, Glance, Line, POSITIONS, Probe, Scan, Tag, Vacancy, Word};
 use super::mem::{self, OutOfMemory, ZeroedArray};
 use super::reclaim::Guard;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
@@ -180,6 +180,50 @@ impl Index {
         mut is_key: impl FnMut(u32) -> bool,
     ) -> Commit {
         self.change(guard, tag, |bin| bin.insert(Word::new(tag, index), &mut is_key))
+    }
+
+    /// Looks for the key before a write: its slot, or where it may go. `Found` linearises as in
+    /// [`Index::find`].
+    #[inline]
+    pub fn probe<'g>(
+        &self,
+        guard: &'g Guard,
+        tag: Tag,
+        mut is_key: impl FnMut(u32) -> bool,
+    ) -> Probe<'g> {
+        loop {
+            if let Some(probe) = self.locate(guard, tag).probe(tag, &mut is_key) {
+                return probe;
+            }
+        }
+    }
+
+    /// As [`Index::insert`], for a key that was just looked for in vain.
+    #[inline]
+    pub fn insert_at(
+        &self,
+        guard: &Guard,
+        vacancy: Vacancy<'_>,
+        tag: Tag,
+        index: u32,
+        is_key: impl FnMut(u32) -> bool,
+    ) -> Commit {
+        if vacancy.fill(Word::new(tag, index)) {
+            return Commit::Done;
+        }
+        self.insert_slow(guard, tag, index, is_key)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn insert_slow(
+        &self,
+        guard: &Guard,
+        tag: Tag,
+        index: u32,
+        is_key: impl FnMut(u32) -> bool,
+    ) -> Commit {
+        self.insert(guard, tag, index, is_key)
     }
 
     /// Ends the membership of slot `index`; true for the one winner, who owns its retirement.
