@@ -3,6 +3,8 @@
 use crate::cache::Cache;
 use crate::raw::core::{Config, Core};
 use crate::raw::hands::Policy;
+use crate::raw::mem::Blank;
+use crate::raw::slot::Slot;
 use crate::time::{CoarseTime, TimeSource};
 use crate::{DefaultHasher, raw};
 use std::fmt;
@@ -13,8 +15,17 @@ use std::time::Duration;
 /// The most entries and reserve slots that one cache can have: slot indices have 32 bits.
 const MAX_SLOTS: u64 = u32::MAX as u64 - 8;
 
-/// The reserve of a cache that was not given one is its capacity, and at least this many slots.
-const MIN_RESERVE: u64 = 65_536;
+/// The reserve of a cache that was not given one is its capacity, and at least this many slots. Measured with
+/// 8 threads in a tight loop on 2 cores, one operation in twenty an insert: of the inserts, 50 % were refused with
+/// 65,536 slots and 0.1 % with these.
+const MIN_RESERVE: u64 = 262_144;
+
+/// Address space that the least reserve may take: fewer slots for keys and values that are large in line.
+const MIN_RESERVE_BYTES: usize = 1 << 30;
+
+fn least_reserve<K, V>() -> u64 {
+    MIN_RESERVE.min((MIN_RESERVE_BYTES / <Slot<K, V> as Blank>::STRIDE) as u64).max(1_024)
+}
 
 /// Which entry goes when the cache is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +188,8 @@ impl<K, V> CacheBuilder<K, V> {
     }
 
     /// Slots beyond the capacity, for values that were removed while a reader may still look at them.
-    /// Default: the capacity, and at least 65,536. Committed only when touched.
+    /// Default: the capacity, and at least 262,144 (fewer if those took more than 1 GiB). Committed only when
+    /// touched.
     ///
     /// When a thread stays pinned (a [`Pinned`](crate::Pinned) guard held for long, or a preempted reader),
     /// removed values pile up in the reserve. Once it is used up, inserts are refused
@@ -229,7 +241,8 @@ impl<K, V> CacheBuilder<K, V> {
             (Some(_), Some(reserve)) => reserve as u64,
             // Headroom, not a promise: a huge cache gets what the index space leaves.
             (Some(capacity), None) => {
-                capacity.max(MIN_RESERVE).min(MAX_SLOTS.saturating_sub(capacity)).max(MIN_RESERVE)
+                let least = least_reserve::<K, V>();
+                capacity.max(least).min(MAX_SLOTS.saturating_sub(capacity)).max(least)
             }
         };
         if let Some(max) = self.max_capacity {

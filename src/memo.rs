@@ -7,6 +7,7 @@ use crate::load::shared::{self, Begun, Ended, SharedWaiter};
 use crate::raw::flight::{Load, Outcome};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::*, fence};
 use crate::time::TimeSource;
+use std::any::Any;
 use std::borrow::Borrow;
 use std::convert::Infallible;
 use std::fmt;
@@ -442,7 +443,7 @@ where
     K: Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    memo: &'a Memo<K, V, E>,
+    memo: &'a StdArc<Memo<K, V, E>>,
     stage: Stage<K, V>,
 }
 
@@ -480,7 +481,12 @@ where
                         unreachable!()
                     };
                     let closed = || this.memo.is_closed_after();
-                    match shared::begin(cache.core(), tag, key, &*this.memo.loader, closed) {
+                    let handle = || {
+                        let memo: StdArc<dyn Any + Send + Sync> = this.memo.clone();
+                        StdArc::downgrade(&memo)
+                    };
+                    let loader = &*this.memo.loader;
+                    match shared::begin(cache.core(), tag, key, loader, handle, closed) {
                         Begun::Hit(value) => return Poll::Ready(Ok(value)),
                         Begun::Recursive => return Poll::Ready(Err(LoadError::Recursive)),
                         Begun::Closed => return Poll::Ready(Err(LoadError::Closed)),

@@ -13,7 +13,7 @@ use crate::stats::Counter;
 use crate::sync::Arc;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc as StdArc;
+use std::sync::{Arc as StdArc, Weak};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 /// How a shared load ended for one waiter.
@@ -35,12 +35,17 @@ impl<V: Clone> Ended<V> {
     }
 }
 
-/// What the future in a flight is polled with. Holds the core's memory, not its contents: those go with
-/// the last handle, and a flight has no waiters then.
+/// What the future in a flight is polled with. Wakers may be kept for ever: this one holds the core's memory,
+/// but not its contents, which go with the last handle.
 struct LoadWaker<K, V> {
     core: Arc<Core<K, V>>,
     id: FlightId,
+    /// The handle. Taken for the time of a wake, because a seat must not outlive it.
+    handle: Handle,
 }
+
+/// A handle of the cache, whatever its type; gone, or kept from going while it is upgraded.
+pub(crate) type Handle = Weak<dyn Any + Send + Sync>;
 
 impl<K, V> LoadWaker<K, V>
 where
@@ -48,6 +53,8 @@ where
     V: Send + Sync + 'static,
 {
     fn notify(&self) {
+        // Without a handle there are no waiters. Dropped after the seat.
+        let Some(_handle) = self.handle.upgrade() else { return };
         if let Some(entered) = self.core.flights().enter(self.id) {
             // SAFETY: entered above, and the seat leaves once.
             let _seat = unsafe { self.core.resume_seat(self.id) };
@@ -108,8 +115,9 @@ where
     }
 
     /// Puts the future in place. The caller holds POLLING, from having begun the flight.
-    fn install(&self, load: Load<V>) {
-        let waker = Waker::from(StdArc::new(LoadWaker { core: self.core.clone(), id: self.id }));
+    fn install(&self, load: Load<V>, handle: Handle) {
+        let waker = LoadWaker { core: self.core.clone(), id: self.id, handle };
+        let waker = Waker::from(StdArc::new(waker));
         // SAFETY: holds POLLING.
         unsafe { self.entered().flight.set_future(Resident { load, waker }) };
     }
@@ -237,13 +245,14 @@ where
     Closed,
 }
 
-/// Finds the value, joins the load, or begins it. `loader` makes the future of a key; `is_closed` is asked
-/// once more after the load is visible to a closer.
+/// Finds the value, joins the load, or begins it. `loader` makes the future of a key; `handle` is a handle of
+/// the cache for its waker; `is_closed` is asked once more after the load is visible to a closer.
 pub(crate) fn begin<K, V>(
     core: &Arc<Core<K, V>>,
     tag: Tag,
     key: K,
     loader: &dyn Fn(K) -> Load<V>,
+    handle: impl FnOnce() -> Handle,
     is_closed: impl Fn() -> bool,
 ) -> Begun<K, V>
 where
@@ -268,11 +277,13 @@ where
             core.count(&guard, Counter::Misses);
             let waiter = SharedWaiter::new(core, seat);
             let made = catch_unwind(AssertUnwindSafe(|| {
-                loader(core.key_of(&guard, waiter.entered()).clone())
+                let key = core.key_of(&guard, waiter.entered()).clone();
+                // The loader may take its time: not under a pin.
+                drop(guard);
+                loader(key)
             }));
-            drop(guard);
             match made {
-                Ok(load) => waiter.install(load),
+                Ok(load) => waiter.install(load, handle()),
                 Err(payload) => waiter.panicked(payload),
             }
             // A closer sets its flag, fences, and enters the open flights; this flight was open before the

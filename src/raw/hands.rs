@@ -1,8 +1,8 @@
 //! The hands: they sweep the slots in index order and point at victims.
 //!
-//! A hand is a counter that hands out blocks of 64 positions; a stripe keeps what is left of its block for
-//! the next eviction. So two threads rarely sweep the same lines, and each block is visited once a round.
-//! The small hand skips by the probation bitmap, one load for 64 slots. The hands decide by what they read;
+//! A hand is a counter that hands out spans of 512 positions; a stripe keeps what is left of its span for
+//! the next eviction. So two threads rarely sweep the same lines, and each span is visited once a round.
+//! The small hand skips by the probation bitmap, one load for 64 slots and one line for a span. The hands decide by what they read;
 //! whether a victim really goes is decided by the header CAS that unlinks it (`core`).
 //!
 //! Bounded: each hand looks at most at [`BUDGET`] live entries an eviction, then the coldest seen goes.
@@ -20,6 +20,8 @@ use crossbeam_utils::CachePadded;
 
 /// Positions in a block: a word of the bitmap.
 const BLOCK: usize = 64;
+/// Positions in a span, which a stripe gets at once: a line of the bitmap.
+const SPAN: usize = 8 * BLOCK;
 /// Live entries that one hand inspects for one eviction.
 const BUDGET: usize = if cfg!(alru_loom) { 4 } else { 256 };
 
@@ -33,10 +35,10 @@ unsafe impl Blank for Bits {
     }
 }
 
-/// A hand and what the stripes have left of its blocks.
+/// A hand and what the stripes have left of its spans.
 struct Hand {
-    blocks: CachePadded<AtomicU64>,
-    /// `position + 1`, or 0 where the stripe has no block.
+    spans: CachePadded<AtomicU64>,
+    /// The position to go on from, or 0 where the stripe has no span (position 0 is nobody's slot).
     rest: Box<[CachePadded<AtomicU64>]>,
 }
 
@@ -44,26 +46,32 @@ impl Hand {
     fn new(stripes: usize) -> Self {
         debug_assert!(stripes.is_power_of_two());
         Self {
-            blocks: CachePadded::new(AtomicU64::new(0)),
+            spans: CachePadded::new(AtomicU64::new(0)),
             rest: (0..stripes).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
         }
     }
 
-    /// The position to go on from, in one of `blocks` blocks: the stripe's rest, or a new block.
+    // Relaxed here, and no RMW but for a new span: positions are hints; two threads at one are harmless.
+
+    /// What the stripe has left of its span.
     #[inline]
-    fn take(&self, stripe: usize, blocks: usize) -> usize {
-        // Relaxed, and no RMW: positions are hints; two threads at one position are harmless.
+    fn rest(&self, stripe: usize) -> Option<usize> {
         let rest = self.rest[stripe & (self.rest.len() - 1)].load(Relaxed) as usize;
-        if rest != 0 && rest <= blocks * BLOCK {
-            return rest - 1;
-        }
-        (self.blocks.fetch_add(1, Relaxed) as usize % blocks) * BLOCK
+        (rest != 0).then_some(rest)
     }
 
-    /// Leaves the rest of a block to the stripe's next eviction.
+    /// The position to go on from, below `end`: the stripe's rest, or a new span.
+    #[inline]
+    fn take(&self, stripe: usize, end: usize) -> usize {
+        self.rest(stripe).filter(|&rest| rest < end).unwrap_or_else(|| {
+            self.spans.fetch_add(1, Relaxed) as usize % end.div_ceil(SPAN) * SPAN
+        })
+    }
+
+    /// Leaves the rest of a span to the stripe's next eviction.
     #[inline]
     fn put_back(&self, stripe: usize, position: usize) {
-        let rest = if position % BLOCK == 0 { 0 } else { position as u64 + 1 };
+        let rest = if position % SPAN == 0 { 0 } else { position as u64 };
         self.rest[stripe & (self.rest.len() - 1)].store(rest, Relaxed);
     }
 }
@@ -184,6 +192,7 @@ impl Hands {
     /// Points at the next victim. `crowded`: loads hold more than half the capacity, so pending entries
     /// are not spared. `soon` is told the tag of the entry that the same stripe's next sweep meets first,
     /// so that its bin can be brought near: the bin of a victim is a cache miss as a rule.
+    #[inline]
     pub fn next_victim<K, V>(
         &self,
         slab: &Slab<K, V>,
@@ -193,9 +202,90 @@ impl Hands {
         is_expired: impl Fn(Snapshot) -> bool,
         soon: impl Fn(Tag),
     ) -> Option<Victim> {
-        let mut coldest = Coldest::default();
+        let small_first = self.is_probation_full(ledger);
+        if small_first {
+            if let Some(victim) = self.glance_small(slab, stripe, &soon) {
+                return Some(victim);
+            }
+        }
+        self.next_victim_slow(slab, ledger, stripe, small_first, crowded, is_expired, soon)
+    }
+
+    #[inline]
+    fn is_probation_full(&self, ledger: &Ledger) -> bool {
         let probation = ledger.total().saturating_sub(ledger.main());
-        let small_first = self.probation_target > 0 && probation >= self.probation_target;
+        self.probation_target > 0 && probation >= self.probation_target
+    }
+
+    /// The usual case: the next entry in probation on the stripe's span is ready, was never referenced, and
+    /// has no deadline. None if it is anything else, or if the span is at its end.
+    #[inline]
+    fn glance_small<K, V>(&self, slab: &Slab<K, V>, stripe: usize, soon: &impl Fn(Tag)) -> Option<Victim> {
+        let start = self.small.rest(stripe)?;
+        let block = start / BLOCK;
+        if block >= self.probation.len() {
+            return None;
+        }
+        // Acquire: as in `sweep_small`.
+        let mut bits = self.probation.get(block).0.load(Acquire) & (!0 << (start % BLOCK));
+        while bits != 0 {
+            let index = (block * BLOCK) as u32 + bits.trailing_zeros();
+            bits &= bits - 1;
+            let slot = slab.get(index)?;
+            let tag = slot.tag();
+            let state = slot.state.load();
+            if !state.is_live() {
+                continue;
+            }
+            if !in_probation(state) || !state.is_ready() || state.deadline() != 0 || slot.refs() != 0 {
+                break;
+            }
+            self.leave_small(slab, stripe, index, bits, soon);
+            return Some(Victim { index, tag, from_probation: true, expired: false });
+        }
+        None
+    }
+
+    /// Leaves the small hand behind `index`, above which its block has `bits`.
+    #[inline]
+    fn leave_small<K, V>(
+        &self,
+        slab: &Slab<K, V>,
+        stripe: usize,
+        index: u32,
+        bits: u64,
+        soon: &impl Fn(Tag),
+    ) {
+        self.small.put_back(stripe, index as usize + 1);
+        // The next call begins with these two: the slot of the second was asked for by this call's
+        // predecessor or neighbours it, so its tag is at hand now.
+        let first = index & !(BLOCK as u32 - 1);
+        if bits != 0 {
+            if let Some(next) = slab.get(first + bits.trailing_zeros()) {
+                soon(next.tag());
+            }
+        }
+        let bits = bits & bits.wrapping_sub(1);
+        if bits != 0 {
+            if let Some(after) = slab.get(first + bits.trailing_zeros()) {
+                mem::prefetch(after);
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn next_victim_slow<K, V>(
+        &self,
+        slab: &Slab<K, V>,
+        ledger: &Ledger,
+        stripe: usize,
+        small_first: bool,
+        crowded: bool,
+        is_expired: impl Fn(Snapshot) -> bool,
+        soon: impl Fn(Tag),
+    ) -> Option<Victim> {
+        let mut coldest = Coldest::default();
         let mut victim = None;
         if small_first {
             victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &soon, &mut coldest);
@@ -221,8 +311,9 @@ impl Hands {
     ) -> Option<Victim> {
         let blocks = (slab.high_water() as usize).div_ceil(BLOCK).clamp(1, self.probation.len().max(1));
         let mut inspected = 0;
-        for _ in 0..blocks + 1 {
-            let start = self.small.take(stripe, blocks);
+        // A whole round, and the rest of the span that it begins in.
+        for _ in 0..blocks + SPAN / BLOCK {
+            let start = self.small.take(stripe, blocks * BLOCK);
             let block = start / BLOCK;
             let mut bits = self.probation.get(block).0.load(Acquire) & (!0 << (start % BLOCK));
             let mut stale = 0;
@@ -270,23 +361,10 @@ impl Hands {
                 self.probation.get(block).0.fetch_and(!stale, AcqRel);
             }
             if let Some(victim) = found {
-                self.small.put_back(stripe, victim.index as usize + 1);
-                // The next call begins with these two: the slot of the second was asked for by this call's
-                // predecessor or neighbours it, so its tag is at hand now.
-                if bits != 0 {
-                    if let Some(next) = slab.get((block * BLOCK) as u32 + bits.trailing_zeros()) {
-                        soon(next.tag());
-                    }
-                    bits &= bits - 1;
-                }
-                if bits != 0 {
-                    if let Some(after) = slab.get((block * BLOCK) as u32 + bits.trailing_zeros()) {
-                        mem::prefetch(after);
-                    }
-                }
+                self.leave_small(slab, stripe, victim.index, bits, soon);
                 return found;
             }
-            self.small.put_back(stripe, 0);
+            self.small.put_back(stripe, (block + 1) * BLOCK);
             if inspected >= BUDGET {
                 break;
             }
@@ -306,10 +384,11 @@ impl Hands {
         let high = slab.high_water() as usize;
         let blocks = high.div_ceil(BLOCK).max(1);
         let mut inspected = 0;
-        // As many rounds as the counter can take, and one for what moved meanwhile.
-        for _ in 0..(Self::max_refs(self.policy) as usize + 1) * blocks + 1 {
-            let start = self.main.take(stripe, blocks);
-            for index in start..(start / BLOCK + 1) * BLOCK {
+        // As many rounds as the counter can take, and the rest of the span that the first begins in.
+        for _ in 0..(Self::max_refs(self.policy) as usize + 1) * blocks + SPAN / BLOCK {
+            let start = self.main.take(stripe, blocks * BLOCK);
+            let end = (start / BLOCK + 1) * BLOCK;
+            for index in start..end.min(high) {
                 let Some(slot) = slab.get(index as u32) else { continue };
                 let index = index as u32;
                 let tag = slot.tag();
@@ -350,7 +429,7 @@ impl Hands {
                     }
                 }
             }
-            self.main.put_back(stripe, 0);
+            self.main.put_back(stripe, end);
             if inspected >= BUDGET {
                 break;
             }
