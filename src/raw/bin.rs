@@ -287,6 +287,19 @@ impl<'a> Bin<'a> {
 
     #[inline]
     fn commit(&self, from: Header, to: Header) -> Result<(), Header> {
+        #[cfg(alru_mutation = "blind_commit")]
+        {
+            self.header_word().fetch_or(INIT | (to.0 & !from.0), AcqRel);
+            self.header_word().fetch_and(!(from.0 & !to.0), AcqRel);
+            return Ok(());
+        }
+        #[cfg(alru_mutation = "relaxed_commit")]
+        return self
+            .header_word()
+            .compare_exchange(from.0, to.next().0, Relaxed, Acquire)
+            .map(|_| ())
+            .map_err(Header);
+        #[cfg(not(any(alru_mutation = "blind_commit", alru_mutation = "relaxed_commit")))]
         self.header_word()
             .compare_exchange(from.0, to.next().0, AcqRel, Acquire)
             .map(|_| ())
@@ -471,7 +484,7 @@ impl<'a> Bin<'a> {
     pub fn unlink(&self, word: Word) -> Commit {
         let mut header = self.header();
         loop {
-            if header.is_frozen() {
+            if header.is_frozen() && cfg!(not(alru_mutation = "ignore_frozen")) {
                 return Commit::Frozen;
             }
             let Some(position) = self.position_of(header, word) else {
@@ -561,6 +574,9 @@ impl<'a> Bin<'a> {
     /// Copies a frozen word to its place in this not yet open bin. Every helper computes the same word
     /// for the same position; whoever comes late finds the position written and leaves it.
     pub fn adopt(&self, position: usize, word: Word) {
+        #[cfg(alru_mutation = "late_adopt")]
+        self.word(position).store(word.0, Release);
+        #[cfg(not(alru_mutation = "late_adopt"))]
         let _ = self.word(position).compare_exchange(0, word.0, AcqRel, Acquire);
     }
 

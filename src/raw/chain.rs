@@ -44,6 +44,16 @@ impl Chain {
         }
     }
 
+    /// Links `elements` and puts them in front.
+    pub fn push_all(&self, links: &impl Links, elements: &[u32]) {
+        for pair in elements.windows(2) {
+            links.set_next(pair[0], pair[1]);
+        }
+        if let [first, .., last] | [first @ last] = *elements {
+            self.push(links, first, last);
+        }
+    }
+
     /// Takes up to `out.len()` elements by one CAS; answers how many.
     pub fn take(&self, links: &impl Links, out: &mut [u32]) -> usize {
         let mut head = self.0.load(Acquire);

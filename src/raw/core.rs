@@ -268,6 +268,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     pub fn new(config: Config) -> Result<Self, OutOfMemory> {
         let threads = sync::parallelism();
         let stripes = threads.next_power_of_two().min(64);
+        let owners = (threads * 4).min(reclaim::THREADS);
         let (slab, index, hands, fresh_first) = match config.capacity {
             Some(capacity) => {
                 let entries = usize::try_from(capacity).map_err(|_| OutOfMemory)?;
@@ -286,7 +287,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         Ok(Self {
             index,
             slab,
-            limbo: Limbo::new(stripes, config.reserve),
+            limbo: Limbo::new(stripes, owners, config.reserve),
             max_refs: if hands.is_some() { Hands::max_refs(config.policy) } else { 0 },
             hands,
             ledger: Ledger::new(config.capacity),
@@ -298,7 +299,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 ttl: config.ttl,
                 jitter: config.jitter,
             },
-            counters: Counters::new((threads * 4).min(reclaim::THREADS)),
+            counters: Counters::new(owners),
             fresh_first,
         })
     }
@@ -593,14 +594,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         true
     }
 
-    /// A slot of one's own. The stripe's drained slots first, then fresh ones while there are few, then
+    /// A slot of one's own. What the thread has at hand and the stripe's drained slots first, then fresh ones while there are few, then
     /// whatever is free or ripe anywhere, then the reserve. None if all of it is in limbo.
     fn draft(self: &Arc<Self>, guard: &mut Guard) -> Option<Draft<'_, K, V>> {
         let own = guard.thread();
         let limbo = &self.limbo;
-        limbo.drain(&self.slab, own);
         let draft = |index| Draft { core: &**self, index, stripe: own, has_key: false };
-        if let Some(index) = limbo.allocate(&self.slab, own) {
+        if let Some(index) = limbo.draw(&self.slab, guard) {
             return Some(draft(index));
         }
         if self.slab.high_water() < self.fresh_first {

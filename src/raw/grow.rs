@@ -54,6 +54,8 @@ impl Table {
         let mut spilled = [0usize; 2 * GROUP];
         let mut overflow_from = [usize::MAX; 2 * GROUP];
         let mut overflow_used = [0usize; 2];
+        #[cfg(alru_mutation = "open_early")]
+        let mut late = Vec::new();
         for words in &frozen {
             for word in words.iter().flatten() {
                 let child = next.number(word.tag()) - first_child;
@@ -70,12 +72,19 @@ impl Table {
                     OWN + *used - 1
                 };
                 debug_assert!(position < POSITIONS);
+                #[cfg(alru_mutation = "open_early")]
+                late.push((first_child + child, position, *word));
+                #[cfg(not(alru_mutation = "open_early"))]
                 next.bin(first_child + child).adopt(position, *word);
             }
         }
         for child in 0..2 * GROUP {
             let from = if spilled[child] == 0 { 0 } else { overflow_from[child] };
             next.bin(first_child + child).open(own[child] + spilled[child], own[child], from);
+        }
+        #[cfg(alru_mutation = "open_early")]
+        for (child, position, word) in late {
+            next.bin(child).adopt(position, word);
         }
     }
 }

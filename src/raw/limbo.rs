@@ -5,13 +5,16 @@
 //! ```
 //! All lists are chains of slot indices through the slots' `link`, so none of this allocates but the
 //! deferred closure of a whole batch, which fits crossbeam's inline storage. The lists live in stripes that
-//! belong to the cache and that any thread may use: an idle thread keeps nothing.
+//! belong to the cache and that any thread may use: an idle thread keeps no key and no value. What it may
+//! keep is a magazine of free slots (`magazine.rs`), from which most allocations are served.
 //!
 //! Readers never come here. Sealed batches are marked ripe by a closure that may run on any thread; keys
 //! and values are dropped by **writers**, a bounded number a write, with nothing held: a destructor may
 //! panic, or call back into the cache.
 
 use super::chain::Chain;
+use super::magazine::Magazines;
+use super::reclaim::Guard;
 use super::slab::Slab;
 use super::state::Phase;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
@@ -44,6 +47,7 @@ struct Stripe {
 /// All slots that are neither linked nor fresh.
 pub struct Limbo {
     stripes: Box<[CachePadded<Stripe>]>,
+    magazines: Magazines,
     batch: u32,
     /// Batches that wait for their grace period.
     sealed: AtomicUsize,
@@ -56,12 +60,18 @@ std::thread_local! {
 }
 
 impl Limbo {
-    /// Stripes for this machine; batches scaled so that open ones strand little of the reserve.
-    pub fn new(stripes: usize, reserve: usize) -> Self {
+    /// Stripes for this machine, and magazines for `owners` threads; batches scaled so that open ones strand
+    /// little of the reserve.
+    pub fn new(stripes: usize, owners: usize, reserve: usize) -> Self {
         let batch = (reserve / (stripes * 16)).clamp(1, BATCH_MAX as usize) as u32;
         let stripe =
             || CachePadded::new(Stripe { open: AtomicU64::new(0), ripe: Chain::new(), free: Chain::new() });
-        Self { stripes: (0..stripes).map(|_| stripe()).collect(), batch, sealed: AtomicUsize::new(0) }
+        Self {
+            stripes: (0..stripes).map(|_| stripe()).collect(),
+            magazines: Magazines::new(owners, reserve),
+            batch,
+            sealed: AtomicUsize::new(0),
+        }
     }
 
     fn stripe(&self, stripe: usize) -> &Stripe {
@@ -125,7 +135,33 @@ impl Limbo {
         self.stripes.len()
     }
 
-    /// A free slot; the caller owns it.
+    /// A free slot for a write of the guard's thread, which owns it then. Drains its stripe if there is
+    /// something ripe; that comes first, so that what was removed does not outlive many writes.
+    ///
+    /// # Panics
+    /// As [`Limbo::drain`].
+    #[inline]
+    pub fn draw<K, V>(&self, slab: &Slab<K, V>, guard: &Guard) -> Option<u32> {
+        if !self.stripe(guard.thread()).ripe.is_empty() {
+            self.drain_to(slab, guard.thread(), Some(guard));
+        }
+        self.magazines.pop(guard).or_else(|| self.refill(slab, guard))
+    }
+
+    /// A free slot of the stripe, and some more for the thread's magazine.
+    #[cold]
+    #[inline(never)]
+    fn refill<K, V>(&self, slab: &Slab<K, V>, guard: &Guard) -> Option<u32> {
+        let mut taken = [0; DRAIN];
+        let most = (self.magazines.limit(guard) + 1).min(DRAIN);
+        let count = self.stripe(guard.thread()).free.take(slab, &mut taken[..most]);
+        let (&one, rest) = taken[..count].split_first()?;
+        let fits = rest.is_empty() || self.magazines.fill(guard, rest);
+        debug_assert!(fits, "it was empty, and no more was taken than it holds");
+        Some(one)
+    }
+
+    /// A free slot of a stripe; the caller owns it.
     pub fn allocate<K, V>(&self, slab: &Slab<K, V>, stripe: usize) -> Option<u32> {
         let mut one = [0];
         (self.stripe(stripe).free.take(slab, &mut one) == 1).then_some(one[0])
@@ -142,29 +178,29 @@ impl Limbo {
     /// # Panics
     /// With the first panic of a destructor, after all slots taken have been freed.
     pub fn drain<K, V>(&self, slab: &Slab<K, V>, stripe: usize) -> bool {
+        !self.stripe(stripe).ripe.is_empty() && self.drain_to(slab, stripe, None)
+    }
+
+    /// The slots go to the thread's magazine, if there is a guard and it has room, else to the stripe.
+    #[cold]
+    #[inline(never)]
+    fn drain_to<K, V>(&self, slab: &Slab<K, V>, stripe: usize, guard: Option<&Guard>) -> bool {
         let own = self.stripe(stripe);
-        if own.ripe.is_empty() {
-            return false;
-        }
         let drops = std::mem::needs_drop::<K>() || std::mem::needs_drop::<V>();
         if drops && DRAINING.try_with(|d| d.replace(true)).unwrap_or(false) {
             return false;
         }
         let mut taken = [0; DRAIN];
         let count = own.ripe.take(slab, &mut taken);
+        let taken = &taken[..count];
         let mut panicked = None;
-        let mut before = None;
-        for &index in &taken[..count] {
+        for &index in taken {
             if let Err(panic) = drain_one(slab, index) {
                 panicked.get_or_insert(panic);
             }
-            if let Some(before) = before.replace(index) {
-                // SAFETY: handed out, and owned by this thread since `take`.
-                unsafe { slab.slot(before) }.set_next(index);
-            }
         }
-        if count > 0 {
-            own.free.push(slab, taken[0], taken[count - 1]);
+        if !guard.is_some_and(|g| self.magazines.fill(g, taken)) {
+            own.free.push_all(slab, taken);
         }
         if drops {
             let _ = DRAINING.try_with(|d| d.set(false));
@@ -177,6 +213,7 @@ impl Limbo {
 }
 
 /// Drops key and value, value first, then frees the slot, whatever a destructor does.
+#[inline]
 fn drain_one<K, V>(slab: &Slab<K, V>, index: u32) -> Result<(), Box<dyn Any + Send>> {
     // SAFETY: handed out.
     let slot = unsafe { slab.slot(index) };

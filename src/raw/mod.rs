@@ -3,7 +3,7 @@
 //! | part | files |
 //! |---|---|
 //! | index | `bin`, `table`, `grow` |
-//! | slots | `state`, `slot`, `slab`, `limbo` |
+//! | slots | `state`, `slot`, `slab`, `limbo`, `magazine` |
 //! | eviction | `hands`, `ghost`, `weight` |
 //! | loads | `flight`, `waiters` |
 //! | ground | `reclaim`, `mem`, `chunks`, `chain` |
@@ -19,6 +19,7 @@ pub mod ghost;
 pub mod grow;
 pub mod hands;
 pub mod limbo;
+pub mod magazine;
 pub mod mem;
 pub mod reclaim;
 pub mod slab;

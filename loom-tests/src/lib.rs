@@ -1,0 +1,68 @@
+//! loom models over the crate's own code: `tests/`, one file a protocol.
+//!
+//! Each test makes one claim, with its name, and has at least one control in `controls.txt`: a mutation of the
+//! crate that makes it fail. `floors.txt` has the executions that each search must take at least.
+//! `ci/loom.sh` runs both; the models over the real crossbeam-epoch (`tests/reclaim.rs`) have lists and a
+//! script of their own, `ci/loom-epoch.sh`.
+#![cfg(alru_loom)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Wake, Waker};
+
+/// Searches all executions with at most `LOOM_MAX_PREEMPTIONS` preemptions, 2 if it is not set.
+pub fn check(model: impl Fn() + Send + Sync + 'static) {
+    check_at(0, model);
+}
+
+/// As [`check`], with one preemption more: for small models.
+pub fn check_deeper(model: impl Fn() + Send + Sync + 'static) {
+    check_at(1, model);
+}
+
+/// As [`check`], with one preemption less: for models of three busy threads.
+pub fn check_shallower(model: impl Fn() + Send + Sync + 'static) {
+    check_at(-1, model);
+}
+
+fn check_at(more: isize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.unwrap_or(2).checked_add_signed(more);
+    builder.max_branches = 20_000;
+    // Says how many executions there were, if LOOM_LOG asks for it: only `loom::model` would by itself.
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("LOOM_LOG"))
+        .with_test_writer()
+        .without_time()
+        .finish();
+    tracing::subscriber::with_default(subscriber, || builder.check(model));
+}
+
+/// A task's waker that counts its wakes. std atomics: a count is no part of a protocol.
+#[derive(Default)]
+pub struct Bell(AtomicUsize);
+
+impl Bell {
+    /// A bell and the waker that rings it.
+    pub fn new() -> (Arc<Self>, Waker) {
+        let bell = Arc::new(Self::default());
+        let waker = Waker::from(bell.clone());
+        (bell, waker)
+    }
+
+    /// Was there a wake?
+    pub fn rang(&self) -> bool {
+        self.0.load(SeqCst) > 0
+    }
+
+    /// How many wakes there were.
+    pub fn count(&self) -> usize {
+        self.0.load(SeqCst)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}

@@ -1,0 +1,201 @@
+//! The index: bins that are published by their header, and growth.
+#![cfg(alru_loom)]
+
+use alru::raw::bin::{Commit, Glance, Tag};
+use alru::raw::reclaim;
+use alru::raw::table::Index;
+use alru_loom_tests::{check, check_deeper, check_shallower};
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::thread;
+
+/// All keys of these models share one bin, and all but `OTHER` one tag.
+const TAG: Tag = 7;
+const OTHER: Tag = 8;
+
+fn index() -> Arc<Index> {
+    Arc::new(Index::with_groups(1).unwrap())
+}
+
+/// Slot `i` joins as the key that `is_key` describes.
+fn insert(index: &Index, tag: Tag, i: u32, is_key: impl FnMut(u32) -> bool) -> Commit {
+    index.insert(&reclaim::pin(), tag, i, is_key)
+}
+
+fn unlink(index: &Index, tag: Tag, i: u32) -> bool {
+    index.unlink(&reclaim::pin(), tag, i)
+}
+
+/// As `Core::find`: a glance, and a proper look if that was not enough.
+fn find(index: &Index, tag: Tag, mut is_key: impl FnMut(u32) -> bool) -> Option<u32> {
+    let guard = reclaim::pin();
+    match index.glance(&guard, tag) {
+        Glance::Candidate(i) if is_key(i) => return Some(i),
+        Glance::Absent => return None,
+        Glance::Candidate(_) | Glance::Unsure => {}
+    }
+    index.find(&guard, tag, is_key)
+}
+
+/// The slots under `tag`, once all is quiet.
+fn members(index: &Index, tag: Tag) -> Vec<u32> {
+    let words = index.neighbours(&reclaim::pin(), tag);
+    words.iter().flatten().filter(|w| w.tag() == tag).map(|w| w.index()).collect()
+}
+
+fn grow(index: &Index) {
+    index.make_room(&reclaim::pin(), usize::MAX).unwrap();
+}
+
+#[test]
+fn of_two_inserters_of_a_key_one_wins() {
+    check_deeper(|| {
+        let index = index();
+        let other = index.clone();
+        let insert = |index: &Index, i| insert(index, TAG, i, |_| true);
+        let racer = thread::spawn(move || insert(&other, 2));
+        let ended = [insert(&index, 3), racer.join().unwrap()];
+        assert_eq!(ended.iter().filter(|c| matches!(c, Commit::Done)).count(), 1);
+        assert_eq!(ended.iter().filter(|c| matches!(c, Commit::Exists)).count(), 1);
+        assert_eq!(members(&index, TAG).len(), 1);
+    });
+}
+
+#[test]
+fn a_key_stays_unique_while_a_removal_opens_a_hole() {
+    check_deeper(|| {
+        let index = index();
+        assert!(matches!(insert(&index, OTHER, 2, |_| false), Commit::Done));
+        let other = index.clone();
+        let remover = thread::spawn(move || {
+            assert!(unlink(&other, OTHER, 2));
+            insert(&other, TAG, 3, |_| true)
+        });
+        let ended = [insert(&index, TAG, 4, |_| true), remover.join().unwrap()];
+        assert_eq!(ended.iter().filter(|c| matches!(c, Commit::Done)).count(), 1);
+        assert_eq!(members(&index, TAG).len(), 1);
+    });
+}
+
+#[test]
+fn a_replaced_key_is_never_absent() {
+    check(|| {
+        let index = index();
+        assert!(matches!(insert(&index, TAG, 2, |_| false), Commit::Done));
+        let reader = || {
+            let index = index.clone();
+            thread::spawn(move || assert!(find(&index, TAG, |_| true).is_some()))
+        };
+        let readers = [reader(), reader()];
+        assert!(matches!(index.replace(&reclaim::pin(), TAG, 2, 3), Commit::Done));
+        readers.into_iter().for_each(|r| r.join().unwrap());
+        assert_eq!(members(&index, TAG), [3]);
+    });
+}
+
+#[test]
+fn of_two_unlinkers_and_a_replacer_one_wins() {
+    check(|| {
+        let index = index();
+        assert!(matches!(insert(&index, TAG, 2, |_| false), Commit::Done));
+        let unlinker = || {
+            let index = index.clone();
+            thread::spawn(move || unlink(&index, TAG, 2))
+        };
+        let unlinkers = [unlinker(), unlinker()];
+        let replaced = matches!(index.replace(&reclaim::pin(), TAG, 2, 3), Commit::Done);
+        let unlinked = unlinkers.into_iter().map(|u| u.join().unwrap());
+        assert_eq!(unlinked.filter(|won| *won).count() + usize::from(replaced), 1);
+        assert_eq!(members(&index, TAG).len(), usize::from(replaced));
+    });
+}
+
+/// A slot whose insert lost is recycled at once, without a grace period: whoever looks at its key must have
+/// seen it as a member.
+#[test]
+fn find_validates_before_it_dereferences() {
+    check(|| {
+        let index = index();
+        for i in [2, 3, 4] {
+            assert!(matches!(insert(&index, TAG, i, |_| false), Commit::Done));
+        }
+        let keys: Arc<[UnsafeCell<u32>; 7]> = Arc::new(std::array::from_fn(|_| UnsafeCell::new(0)));
+        let (i, k) = (index.clone(), keys.clone());
+        let reader = thread::spawn(move || {
+            find(&i, TAG, |i| k[i as usize].with(|key| unsafe { *key == 9 }))
+        });
+        assert!(unlink(&index, TAG, 2));
+        assert!(unlink(&index, TAG, 3));
+        // Claims the word of slot 3 for slot 6, and loses to slot 5, which joins under its scan in that of
+        // slot 2.
+        let lost = insert(&index, TAG, 6, |i| {
+            if i == 4 {
+                let _ = insert(&index, TAG, 5, |i| i == 5);
+            }
+            i == 5
+        });
+        assert!(matches!(lost, Commit::Exists));
+        keys[6].with_mut(|key| unsafe { *key = 1 });
+        assert!(reader.join().unwrap().is_none());
+        assert_eq!(members(&index, TAG), [5, 4]);
+    });
+}
+
+#[test]
+fn a_key_inserted_twice_during_growth_is_unique() {
+    check(|| {
+        let index = index();
+        let other = index.clone();
+        let racer = thread::spawn(move || insert(&other, TAG, 2, |_| true));
+        grow(&index);
+        let ended = [insert(&index, TAG, 3, |_| true), racer.join().unwrap()];
+        assert_eq!(ended.iter().filter(|c| matches!(c, Commit::Done)).count(), 1);
+        assert_eq!(members(&index, TAG).len(), 1);
+    });
+}
+
+#[test]
+fn what_is_unlinked_during_growth_stays_away() {
+    check_deeper(|| {
+        let index = index();
+        assert!(matches!(insert(&index, TAG, 2, |_| false), Commit::Done));
+        let other = index.clone();
+        let grower = thread::spawn(move || grow(&other));
+        assert!(unlink(&index, TAG, 2));
+        assert!(find(&index, TAG, |_| true).is_none());
+        grower.join().unwrap();
+        assert!(members(&index, TAG).is_empty());
+    });
+}
+
+#[test]
+fn a_key_replaced_during_growth_is_never_absent() {
+    check_shallower(|| {
+        let index = index();
+        assert!(matches!(insert(&index, TAG, 2, |_| false), Commit::Done));
+        let (i, j) = (index.clone(), index.clone());
+        let grower = thread::spawn(move || grow(&i));
+        let reader = thread::spawn(move || assert!(find(&j, TAG, |_| true).is_some()));
+        assert!(matches!(index.replace(&reclaim::pin(), TAG, 2, 3), Commit::Done));
+        grower.join().unwrap();
+        reader.join().unwrap();
+        assert_eq!(members(&index, TAG), [3]);
+    });
+}
+
+/// Between the freeze and a late helper's copies others may have unlinked the member and reused its word.
+#[test]
+fn a_late_helper_changes_nothing() {
+    check(|| {
+        let index = index();
+        assert!(matches!(insert(&index, TAG, 2, |_| false), Commit::Done));
+        let other = index.clone();
+        let helper = thread::spawn(move || grow(&other));
+        grow(&index);
+        assert!(unlink(&index, TAG, 2));
+        assert!(matches!(insert(&index, OTHER, 3, |_| false), Commit::Done));
+        helper.join().unwrap();
+        assert_eq!(members(&index, OTHER), [3]);
+        assert!(members(&index, TAG).is_empty());
+    });
+}
