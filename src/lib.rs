@@ -88,7 +88,12 @@ pub use time::{CoarseTime, ManualTime, PreciseTime, TimeSource};
 ///
 /// Fast, and hard to flood from outside because the seed is secret; not cryptographic. Choose another
 /// with [`CacheBuilder::build_with_hasher`].
+#[cfg(not(alru_loom))]
 pub type DefaultHasher = foldhash::fast::RandomState;
+
+/// A model must be deterministic.
+#[cfg(alru_loom)]
+pub type DefaultHasher = foldhash::fast::FixedState;
 
 /// The README's examples compile and hold.
 #[cfg(doctest)]

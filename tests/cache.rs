@@ -33,8 +33,7 @@ fn a_jitter_without_a_ttl_is_an_error_that_names_both() {
         .max_capacity(8)
         .jitter(SECOND)
         .try_build()
-        .err()
-        .expect("no TTL");
+        .expect_err("no TTL");
     let text = error.to_string();
     assert!(text.contains("jitter"), "{text}");
     assert!(text.contains("time_to_live"), "{text}");
@@ -51,8 +50,7 @@ fn a_capacity_beyond_all_memory_is_an_error_that_names_the_setting() {
     let error = Cache::<u64, u64>::builder()
         .max_capacity(u64::MAX)
         .try_build()
-        .err()
-        .expect("nobody has that much memory");
+        .expect_err("nobody has that much memory");
     assert!(error.to_string().contains("max_capacity"), "{error}");
 }
 

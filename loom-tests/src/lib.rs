@@ -55,14 +55,66 @@ impl Bell {
         self.0.load(SeqCst) > 0
     }
 
-    /// How many wakes there were.
-    pub fn count(&self) -> usize {
-        self.0.load(SeqCst)
+    /// From now on.
+    pub fn reset(&self) {
+        self.0.store(0, SeqCst);
     }
 }
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, SeqCst);
+    }
+}
+
+std::thread_local! {
+    static ALIVE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// A value that is counted, of which a read or drop that races with its making or its drop is seen.
+#[derive(Debug)]
+pub struct Value {
+    number: loom::cell::UnsafeCell<u32>,
+}
+
+// SAFETY: written when it is made and when it is dropped, and loom checks that.
+unsafe impl Sync for Value {}
+
+impl Value {
+    /// The number in each value.
+    const NUMBER: u32 = 42;
+
+    /// A new one.
+    #[expect(clippy::new_without_default, reason = "nothing about it is a default")]
+    pub fn new() -> Self {
+        ALIVE.set(ALIVE.get() + 1);
+        Self { number: loom::cell::UnsafeCell::new(Self::NUMBER) }
+    }
+
+    /// Looks at it.
+    pub fn read(&self) {
+        // SAFETY: loom checks that nobody writes.
+        self.number.with(|n| assert_eq!(unsafe { *n }, Self::NUMBER, "read after drop"));
+    }
+
+    /// Was every value dropped once?
+    pub fn all_gone() {
+        assert_eq!(ALIVE.get(), 0, "values that were not dropped");
+    }
+}
+
+impl Clone for Value {
+    fn clone(&self) -> Self {
+        self.read();
+        Self::new()
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        // SAFETY: loom checks that nobody else looks.
+        let number = self.number.with_mut(|n| std::mem::replace(unsafe { &mut *n }, 0));
+        assert_eq!(number, Self::NUMBER, "dropped twice");
+        ALIVE.set(ALIVE.get() - 1);
     }
 }

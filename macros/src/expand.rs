@@ -13,10 +13,10 @@
 //! signature then mean what they meant where they were written, in a function
 //! body too, where a module could not see the items beside it.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens as _, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned as _;
-use syn::{Attribute, Error, ItemFn};
+use syn::{AttrStyle, Attribute, Error, ItemFn};
 
 use crate::args::{Args, MaxSize};
 use crate::signature::{Output, Signature};
@@ -44,16 +44,20 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> (TokenStream, Opti
     (expanded, errors)
 }
 
-/// A message for items that are well-formed but no functions with a body.
+/// A message for items that are well-formed but no functions with a body, at the
+/// `;` in its place, or at the keyword.
 fn not_a_function(item: &TokenStream) -> Option<Error> {
-    let message = if syn::parse2::<syn::TraitItemFn>(item.clone()).is_ok() {
-        "`#[alru_cache]` needs a function with a body: put it on a free async fn"
+    let mut tokens = item.clone().into_iter();
+    let (at, message) = if syn::parse2::<syn::TraitItemFn>(item.clone()).is_ok() {
+        let message = "`#[alru_cache]` needs a function with a body: put it on a free async fn";
+        (tokens.last(), message)
     } else if syn::parse2::<syn::Item>(item.clone()).is_ok() {
-        "`#[alru_cache]` goes on an async function"
+        let keyword = tokens.find(|token| matches!(token, TokenTree::Ident(word) if word != "pub"));
+        (keyword, "`#[alru_cache]` goes on an async function: put it on an `async fn`")
     } else {
         return None;
     };
-    Some(Error::new(Span::call_site(), message))
+    Some(Error::new(at.map_or_else(Span::call_site, |token| token.span()), message))
 }
 
 fn generate(args: &Args, signature: &Signature, function: &ItemFn) -> TokenStream {
@@ -82,8 +86,8 @@ fn outer(
     let owned: Vec<_> = signature.args.iter().map(|arg| arg.to_owned()).collect();
     let key = tuple(&owned);
     let (output, call) = match &signature.output {
-        Output::Fallible { ok, err, written } => (
-            quote_spanned!(written.span()=> -> ::core::result::Result<#ok, #krate::LoadError<#err>>),
+        Output::Fallible { at, ok, err } => (
+            quote_spanned!(*at=> -> ::core::result::Result<#ok, #krate::LoadError<#err>>),
             quote!(#ident::cache().call(#key).await),
         ),
         Output::Infallible(_) => (
@@ -124,7 +128,9 @@ fn companion(
         Output::Fallible { ok, err, .. } => (ok.clone(), err.clone(), load),
         Output::Infallible(ty) => {
             let never = quote!(::core::convert::Infallible);
-            let infallible = quote!(async move { ::core::result::Result::Ok::<_, #never>(#load.await) });
+            let infallible = quote_spanned! {ident.span()=>
+                async move { ::core::result::Result::Ok::<_, #never>(#load.await) }
+            };
             (ty.clone(), never, infallible)
         }
     };
@@ -296,10 +302,12 @@ impl Attrs {
                 let lints = &list.tokens;
                 quote!(#[allow(#lints)])
             }
-            _ => quote!(#attr),
+            // An inner attribute, of the body, comes before the function too.
+            meta => quote!(#[#meta]),
         });
         let only = |wanted: &dyn Fn(&Attribute) -> bool| {
-            attrs.iter().filter(|attr| wanted(attr)).cloned().collect()
+            let wanted = attrs.iter().filter(|attr| wanted(attr)).cloned();
+            wanted.map(|attr| Attribute { style: AttrStyle::Outer, ..attr }).collect()
         };
         Self {
             outer: outer.collect(),

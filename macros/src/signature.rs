@@ -37,7 +37,8 @@ pub(crate) enum Output {
     /// Cached whole.
     Infallible(TokenStream),
     /// `Ok` is cached, `Err` is handed to the callers of that run.
-    Fallible { written: Type, ok: TokenStream, err: TokenStream },
+    /// `at`: where the type is written.
+    Fallible { at: Span, ok: TokenStream, err: TokenStream },
 }
 
 impl Arg {
@@ -167,7 +168,7 @@ impl Arg {
             }
         }
 
-        let borrowed = match &*arg.ty {
+        let borrowed = match ungrouped(&arg.ty) {
             Type::Reference(TypeReference { mutability: Some(token), .. }) => {
                 errors.push(
                     token,
@@ -203,18 +204,18 @@ impl Output {
         };
         let mut errors = Errors::default();
         Obstacles::find(ty, Place::Output, &mut errors);
-        let written = (**ty).clone();
+        let at = ty.span();
         errors.or(match result_arguments(ty) {
             None => Self::Infallible(quote!(#ty)),
             Some(arguments) => match arguments[..] {
-                [ok, err] => Self::Fallible { written, ok: quote!(#ok), err: quote!(#err) },
+                [ok, err] => Self::Fallible { at, ok: quote!(#ok), err: quote!(#err) },
                 // An alias such as `io::Result<T>`: ask the type.
                 _ => {
                     let part = |name: &str| {
                         let name = Ident::new(name, Span::call_site());
-                        quote_spanned!(ty.span()=> <#ty as #krate::__private::Fallible>::#name)
+                        quote_spanned!(at=> <#ty as #krate::__private::Fallible>::#name)
                     };
-                    Self::Fallible { written, ok: part("Ok"), err: part("Err") }
+                    Self::Fallible { at, ok: part("Ok"), err: part("Err") }
                 }
             },
         })
@@ -223,13 +224,7 @@ impl Output {
 
 /// The type arguments of a path whose last segment is `Result`.
 fn result_arguments(ty: &Type) -> Option<Vec<&Type>> {
-    let ty = match ty {
-        Type::Paren(inner) => &*inner.elem,
-        // What a `$t:ty` of a macro_rules comes wrapped in.
-        Type::Group(inner) => &*inner.elem,
-        ty => ty,
-    };
-    let Type::Path(path) = ty else { return None };
+    let Type::Path(path) = ungrouped(ty) else { return None };
     let last = path.path.segments.last().filter(|last| last.ident == "Result")?;
     let PathArguments::AngleBracketed(arguments) = &last.arguments else { return Some(vec![]) };
     let types = arguments.args.iter().filter_map(|argument| match argument {
@@ -237,6 +232,16 @@ fn result_arguments(ty: &Type) -> Option<Vec<&Type>> {
         _ => None,
     });
     Some(types.collect())
+}
+
+/// The type without parentheses, and without what a `$t:ty` of a `macro_rules!`
+/// comes wrapped in.
+fn ungrouped(ty: &Type) -> &Type {
+    match ty {
+        Type::Paren(inner) => ungrouped(&inner.elem),
+        Type::Group(inner) => ungrouped(&inner.elem),
+        ty => ty,
+    }
 }
 
 fn is_static(lifetime: Option<&Lifetime>) -> bool {

@@ -111,8 +111,9 @@ fn functions_that_cannot_be_cached() {
         ("async fn f(x: &str) -> &str { x }", "&str", "return the owned type"),
         ("async fn f(x: u8) -> Result<Cow<'_, str>, E> { x }", "'_", "return the owned type"),
         ("async fn f() -> impl Display { 1 }", "impl Display", "needs a name"),
-        ("struct S;", "", "goes on an async function"),
-        ("async fn f();", "", "with a body"),
+        ("struct S;", "struct", "goes on an async function"),
+        ("#[repr(u8)] pub(crate) enum E {}", "enum", "goes on an async function"),
+        ("async fn f();", ";", "with a body"),
     ] {
         one_error("", item, token, words);
     }
@@ -223,6 +224,7 @@ fn attributes_go_where_they_belong() {
     let all = "#[doc = \" Doc.\"] #[cfg(unix)] #[doc(hidden)] #[deprecated] #[allow(unused)] #[allow(dead_code)]";
     assert_has(&text, &format!("{all} pub(crate) async fn f() {{"));
     assert_has(&text, "#[cfg(unix)] #[doc(hidden)] #[allow(");
+    assert_has(&expansion("", "async fn f() { #![allow(unused)] g() }"), "#[allow(unused)] async fn f() {");
     assert_has(
         &text,
         "#[cfg(unix)] #[doc(hidden)] impl f { #[allow(unused)] #[expect(dead_code)] async fn __alru_load() { g() } }",

@@ -158,13 +158,18 @@ where
         // Out of the cache first: who comes after the error starts a load of its own.
         self.core.end_flight(entered.id);
         if !entered.flight.close_alone() {
-            // SAFETY: this caller holds the lead and closes once.
+            // SAFETY: this caller holds the lead, and `fail` is called for a flight that is open.
             unsafe { entered.flight.close_with(outcome()) };
         }
     }
 
     fn panicked(&self, seat: Seat<'_, K, V>, payload: Box<dyn Any + Send>) -> ! {
-        self.fail(&seat, || Outcome::Panicked(panic_message(&*payload)));
+        let flight = seat.entered().flight;
+        if !flight.is_closed() {
+            self.fail(&seat, || Outcome::Panicked(panic_message(&*payload)));
+        }
+        // The first panic counts.
+        let _ = catch_unwind(AssertUnwindSafe(|| flight.wake_closed()));
         drop(seat);
         resume_unwind(payload)
     }
@@ -233,6 +238,8 @@ where
                     };
                     match settled {
                         Ok(result) => {
+                            // A waker's panic is this caller's; all others have been woken then.
+                            seat.entered().flight.wake_closed();
                             drop(seat);
                             this.future = None;
                             return Poll::Ready(result);

@@ -187,7 +187,14 @@ where
             unsafe { entered.flight.close_with(outcome) };
             ended
         }));
-        settled.unwrap_or_else(|payload| self.panicked(payload))
+        match settled {
+            Ok(ended) => {
+                // A waker's panic is this caller's; all others have been woken then.
+                self.entered().flight.wake_closed();
+                ended
+            }
+            Err(payload) => self.panicked(payload),
+        }
     }
 
     fn panicked(&self, payload: Box<dyn Any + Send>) -> ! {
@@ -200,7 +207,8 @@ where
             // SAFETY: holds POLLING, and closes once.
             unsafe { flight.close_with(Outcome::Panicked(panic_message(&*payload))) };
         }
-        // A second panic, of the future's destructor, is swallowed: the first one counts.
+        // Second panics, of wakers or of the future's destructor, are swallowed: the first one counts.
+        let _ = catch_unwind(AssertUnwindSafe(|| flight.wake_closed()));
         let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
         resume_unwind(payload)
     }

@@ -357,11 +357,10 @@ impl<'a> Bin<'a> {
         tag: Tag,
         is_key: &mut impl FnMut(u32) -> bool,
     ) -> Scan {
-        for position in OWN..POSITIONS {
-            if header.valid() & (1 << position) == 0 {
-                continue;
-            }
-            let word = Word(self.word(position).load(Acquire));
+        let mut shown = header.valid() >> OWN;
+        while shown != 0 {
+            let word = Word(self.overflow.0[shown.trailing_zeros() as usize].load(Acquire));
+            shown &= shown - 1;
             if word.tag() != tag {
                 continue;
             }
@@ -447,8 +446,8 @@ impl<'a> Bin<'a> {
         }
     }
 
-    /// The free word that [`Bin::insert`] finds as a rule, and one attempt: false if anything is in the way.
-    /// `header` is that of a scan which did not find the key.
+    /// One attempt at [`Bin::insert`], at the first free word of the bin's own line: false if anything is in
+    /// the way. `header` is that of a scan which did not find the key.
     #[inline]
     fn try_insert(&self, header: Header, word: Word) -> bool {
         let free = !header.valid() & ((1 << OWN) - 1);
@@ -463,19 +462,33 @@ impl<'a> Bin<'a> {
     /// The position of exactly this word under `header`; holds while the header does.
     #[inline]
     fn position_of(&self, header: Header, word: Word) -> Option<usize> {
-        let is_there = |p: &usize| self.word(*p).load(Acquire) == word.0;
-        let mut hits = self.matches(header, word.tag());
-        while hits != 0 {
-            let position = hits.trailing_zeros() as usize;
-            if is_there(&position) {
+        let mut likely = self.matches(header, word.tag()) | (header.valid() >> OWN << OWN);
+        while likely != 0 {
+            let position = likely.trailing_zeros() as usize;
+            if self.word(position).load(Acquire) == word.0 {
                 return Some(position);
             }
-            hits &= hits - 1;
+            likely &= likely - 1;
         }
-        if header.valid() >> OWN == 0 {
-            return None;
+        None
+    }
+
+    /// One attempt at [`Bin::unlink`] for a word in the bin's own line: false if anything is in the way.
+    #[inline]
+    pub fn try_unlink(&self, word: Word) -> bool {
+        let header = self.header();
+        let hits = self.matches(header, word.tag());
+        if hits == 0 || header.is_frozen() {
+            return false;
         }
-        (OWN..POSITIONS).filter(|p| header.valid() & (1 << p) != 0).find(is_there)
+        let position = hits.trailing_zeros() as usize;
+        let cell = &self.line.0[1 + position];
+        let done = cell.load(Acquire) == word.0 && self.commit(header, header.without(position)).is_ok();
+        if done {
+            // Release: as in `unlink`.
+            cell.store(VACANT, Release);
+        }
+        done
     }
 
     /// Ends the membership of `word`: `Done` for the one caller whose CAS cleared its bit, who owns the

@@ -19,6 +19,7 @@ impl Chain {
         Self(AtomicU64::new(0))
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         // Relaxed: a hint; taking decides.
         self.0.load(Relaxed) as u32 == 0

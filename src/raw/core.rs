@@ -12,7 +12,7 @@
 use super::bin::{Commit, FIRST_INDEX, Glance, Probe, Tag};
 use super::flight::{Drive, Entered, FlightId, Flights, Left};
 use super::hands::{Hands, Policy};
-use super::limbo::{Limbo, Sealed};
+use super::limbo::{DRAIN, Limbo, Sealed};
 use super::mem::OutOfMemory;
 use super::reclaim::{self, Guard};
 use super::slab::Slab;
@@ -28,10 +28,10 @@ use std::borrow::Borrow;
 use std::time::Duration;
 
 /// Victims that one charge tries to take before it gives up.
-const EVICTION_TRIES: usize = 16;
+const EVICTION_TRIES: usize = if cfg!(alru_loom) { 2 } else { 16 };
 
 /// Steps of the epoch that one call tries to bring about; a grace period takes three.
-const FLUSHES: usize = 8;
+const FLUSHES: usize = if cfg!(alru_loom) { 2 } else { 8 };
 
 /// Times that `run_pending` gives way to threads that hold up a grace period.
 const GRACE_ROUNDS: usize = if cfg!(alru_loom) { 1 } else { 100 };
@@ -439,15 +439,26 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 
     /// What the winner of an unlink owes: the life ends, the residence is vacated, the slot retires. The
     /// charge is the caller's: to refund, or to hand to a newcomer.
+    #[inline(always)]
     fn end(self: &Arc<Self>, guard: &Guard, index: u32) -> Snapshot {
         // SAFETY: a linked index.
         let slot = unsafe { self.slab.slot(index) };
         let last = slot.state.expire();
         self.ledger.vacate(last.residence());
-        if let Some(batch) = self.limbo.retire(&self.slab, guard.thread(), index) {
-            self.defer(guard, batch);
+        if let Some(batch) = self.limbo.retire(&self.slab, guard, index) {
+            self.defer_full(guard, batch);
         }
         last
+    }
+
+    /// Defers a full batch, and what another thread has left behind.
+    #[cold]
+    #[inline(never)]
+    fn defer_full(self: &Arc<Self>, guard: &Guard, batch: Sealed) {
+        self.defer(guard, batch);
+        if let Some(gleaned) = self.limbo.glean(guard.thread()) {
+            self.defer(guard, gleaned);
+        }
     }
 
     /// Marks the batch ripe after a grace period. The closure holds the core, moves links only, and fits
@@ -461,6 +472,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     }
 
     /// Unlinks this very slot and ends its life; None if somebody else did.
+    #[inline(always)]
     fn unlink(self: &Arc<Self>, guard: &Guard, tag: Tag, index: u32) -> Option<Snapshot> {
         self.index.unlink(guard, tag, index).then(|| self.end(guard, index))
     }
@@ -561,6 +573,14 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         false
     }
 
+    /// The hand alone, for models: evicts an entry if there is one.
+    #[cfg(alru_loom)]
+    pub fn sweep(self: &Arc<Self>) {
+        if self.evict(&reclaim::pin()) {
+            self.ledger.refund();
+        }
+    }
+
     /// Makes room in the full group of `tag`: a dead entry goes, else the coldest ready one, never `keep`;
     /// an unbounded index grows. False if all there are loads.
     fn clear_group(self: &Arc<Self>, guard: &Guard, tag: Tag, keep: Option<u32>) -> bool {
@@ -630,6 +650,11 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 self.defer(guard, batch);
             }
         }
+        for owner in 0..self.limbo.trails() {
+            if let Some(batch) = self.limbo.seal_trail(owner, owner) {
+                self.defer(guard, batch);
+            }
+        }
         for _ in 0..FLUSHES {
             guard.repin();
             guard.flush();
@@ -638,7 +663,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 
     /// Clears what a write would clear bit by bit: expired entries, and keys and values in limbo. With no
     /// guard held by anybody, only residents are alive afterwards.
+    ///
+    /// Does nothing when a destructor calls it that a drain of this thread runs: that drain goes on afterwards.
     pub fn run_pending(self: &Arc<Self>) {
+        if Limbo::is_draining() {
+            return;
+        }
+        let own_guard = reclaim::is_pinned();
         let mut guard = reclaim::pin();
         for index in FIRST_INDEX..self.slab.high_water() {
             if index % 64 == 0 {
@@ -655,14 +686,18 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 self.count(&guard, Counter::Expirations);
             }
         }
+        // No more than there can be in limbo now: a destructor that inserts makes new work for ever.
+        let mut batches = self.slab.high_water() as usize / DRAIN + self.limbo.stripes();
         // A pinned thread that was preempted delays the grace period by a time slice; give way to it some
-        // times, and leave it at that if a guard is held for longer.
-        for _ in 0..GRACE_ROUNDS {
+        // times, and leave it at that if a guard is held for longer, or by this very thread.
+        for _ in 0..if own_guard { 1 } else { GRACE_ROUNDS } {
             self.force_grace(&mut guard);
             for stripe in 0..self.limbo.stripes() {
-                while self.limbo.drain(&self.slab, stripe) {}
+                while batches > 0 && self.limbo.drain(&self.slab, stripe) {
+                    batches -= 1;
+                }
             }
-            if self.limbo.is_settled() {
+            if batches == 0 || self.limbo.is_settled() {
                 break;
             }
             sync::yield_now();

@@ -260,7 +260,8 @@ impl<V> Flight<V> {
         self.update(|w| (w & COUNT == 1 && w & CLOSED == 0).then_some(w | CLOSED)).is_ok()
     }
 
-    /// Writes the outcome, closes, and wakes all.
+    /// Writes the outcome and closes. The caller calls [`Flight::wake_closed`] when nothing of its own can be
+    /// lost to a waker that panics.
     ///
     /// # Safety
     /// The caller holds LEAD or POLLING, and no outcome was written in this life.
@@ -269,7 +270,16 @@ impl<V> Flight<V> {
         self.outcome.with_mut(|o| unsafe { (*o).write(outcome) });
         // AcqRel: releases the outcome to who reads CLOSED with Acquire.
         self.word.fetch_or(CLOSED | OUTCOME, AcqRel);
-        self.waiters.wake_all();
+    }
+
+    /// Wakes the waiters of a flight that was closed with an outcome; without one there are none.
+    ///
+    /// # Panics
+    /// As [`Waiters::wake_all`].
+    pub fn wake_closed(&self) {
+        if self.word.load(Acquire) & OUTCOME != 0 {
+            self.waiters.wake_all();
+        }
     }
 
     /// Closes from outside. True if the future is the caller's to drop now.

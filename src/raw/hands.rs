@@ -19,9 +19,9 @@ use crate::sync::atomic::{AtomicU64, Ordering::*};
 use crossbeam_utils::CachePadded;
 
 /// Positions in a block: a word of the bitmap.
-const BLOCK: usize = 64;
+const BLOCK: usize = if cfg!(alru_loom) { 8 } else { 64 };
 /// Positions in a span, which a stripe gets at once: a line of the bitmap.
-const SPAN: usize = 8 * BLOCK;
+const SPAN: usize = if cfg!(alru_loom) { BLOCK } else { 8 * BLOCK };
 /// Live entries that one hand inspects for one eviction.
 const BUDGET: usize = if cfg!(alru_loom) { 4 } else { 256 };
 
@@ -73,6 +73,43 @@ impl Hand {
     fn put_back(&self, stripe: usize, position: usize) {
         let rest = if position % SPAN == 0 { 0 } else { position as u64 };
         self.rest[stripe & (self.rest.len() - 1)].store(rest, Relaxed);
+    }
+}
+
+/// The slots that are shown to the small hand, in the blocks from one to the end of its span.
+struct Shown<'a> {
+    probation: &'a ZeroedArray<Bits>,
+    block: usize,
+    /// What is still to come in `block`.
+    bits: u64,
+}
+
+impl Shown<'_> {
+    #[inline]
+    fn load(&self) -> u64 {
+        if self.block >= self.probation.len() {
+            return 0;
+        }
+        // Acquire: as in `sweep_small`.
+        self.probation.get(self.block).0.load(Acquire)
+    }
+}
+
+impl Iterator for Shown<'_> {
+    type Item = u32;
+
+    #[inline]
+    fn next(&mut self) -> Option<u32> {
+        while self.bits == 0 {
+            if (self.block + 1) % (SPAN / BLOCK) == 0 {
+                return None;
+            }
+            self.block += 1;
+            self.bits = self.load();
+        }
+        let index = (self.block * BLOCK) as u32 + self.bits.trailing_zeros();
+        self.bits &= self.bits - 1;
+        Some(index)
     }
 }
 
@@ -202,13 +239,12 @@ impl Hands {
         is_expired: impl Fn(Snapshot) -> bool,
         soon: impl Fn(Tag),
     ) -> Option<Victim> {
-        let small_first = self.is_probation_full(ledger);
-        if small_first {
+        if self.is_probation_full(ledger) {
             if let Some(victim) = self.glance_small(slab, stripe, &soon) {
                 return Some(victim);
             }
         }
-        self.next_victim_slow(slab, ledger, stripe, small_first, crowded, is_expired, soon)
+        self.next_victim_slow(slab, ledger, stripe, crowded, is_expired, soon)
     }
 
     #[inline]
@@ -221,55 +257,49 @@ impl Hands {
     /// has no deadline. None if it is anything else, or if the span is at its end.
     #[inline]
     fn glance_small<K, V>(&self, slab: &Slab<K, V>, stripe: usize, soon: &impl Fn(Tag)) -> Option<Victim> {
-        let start = self.small.rest(stripe)?;
-        let block = start / BLOCK;
-        if block >= self.probation.len() {
-            return None;
-        }
-        // Acquire: as in `sweep_small`.
-        let mut bits = self.probation.get(block).0.load(Acquire) & (!0 << (start % BLOCK));
-        while bits != 0 {
-            let index = (block * BLOCK) as u32 + bits.trailing_zeros();
-            bits &= bits - 1;
+        let mut shown = self.shown(self.small.rest(stripe)?);
+        loop {
+            let index = shown.next()?;
             let slot = slab.get(index)?;
             let tag = slot.tag();
             let state = slot.state.load();
-            if !state.is_live() {
-                continue;
+            if state.is_live() {
+                let usual =
+                    in_probation(state) && state.is_ready() && state.deadline() == 0 && slot.refs() == 0;
+                return usual.then(|| {
+                    self.leave_small(slab, stripe, index, shown, soon);
+                    Victim { index, tag, from_probation: true, expired: false }
+                });
             }
-            if !in_probation(state) || !state.is_ready() || state.deadline() != 0 || slot.refs() != 0 {
-                break;
-            }
-            self.leave_small(slab, stripe, index, bits, soon);
-            return Some(Victim { index, tag, from_probation: true, expired: false });
         }
-        None
     }
 
-    /// Leaves the small hand behind `index`, above which its block has `bits`.
+    /// What is shown to the small hand from `position` to the end of its span.
+    #[inline]
+    fn shown(&self, position: usize) -> Shown<'_> {
+        let mut shown = Shown { probation: &self.probation, block: position / BLOCK, bits: 0 };
+        shown.bits = shown.load() & (!0 << (position % BLOCK));
+        shown
+    }
+
+    /// Leaves the small hand behind `index`, before what is `shown` next.
     #[inline]
     fn leave_small<K, V>(
         &self,
         slab: &Slab<K, V>,
         stripe: usize,
         index: u32,
-        bits: u64,
+        mut shown: Shown<'_>,
         soon: &impl Fn(Tag),
     ) {
         self.small.put_back(stripe, index as usize + 1);
-        // The next call begins with these two: the slot of the second was asked for by this call's
-        // predecessor or neighbours it, so its tag is at hand now.
-        let first = index & !(BLOCK as u32 - 1);
-        if bits != 0 {
-            if let Some(next) = slab.get(first + bits.trailing_zeros()) {
-                soon(next.tag());
-            }
+        // The next call begins with these two: the slot of the first was asked for by this call's
+        // predecessor, so its tag is at hand now.
+        if let Some(slot) = shown.next().and_then(|next| slab.get(next)) {
+            soon(slot.tag());
         }
-        let bits = bits & bits.wrapping_sub(1);
-        if bits != 0 {
-            if let Some(after) = slab.get(first + bits.trailing_zeros()) {
-                mem::prefetch(after);
-            }
+        if let Some(slot) = shown.next().and_then(|after| slab.get(after)) {
+            mem::prefetch(slot);
         }
     }
 
@@ -280,12 +310,12 @@ impl Hands {
         slab: &Slab<K, V>,
         ledger: &Ledger,
         stripe: usize,
-        small_first: bool,
         crowded: bool,
         is_expired: impl Fn(Snapshot) -> bool,
         soon: impl Fn(Tag),
     ) -> Option<Victim> {
         let mut coldest = Coldest::default();
+        let small_first = self.is_probation_full(ledger);
         let mut victim = None;
         if small_first {
             victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &soon, &mut coldest);
@@ -361,7 +391,8 @@ impl Hands {
                 self.probation.get(block).0.fetch_and(!stale, AcqRel);
             }
             if let Some(victim) = found {
-                self.leave_small(slab, stripe, victim.index, bits, soon);
+                let shown = self.shown(victim.index as usize + 1);
+                self.leave_small(slab, stripe, victim.index, shown, soon);
                 return found;
             }
             self.small.put_back(stripe, (block + 1) * BLOCK);

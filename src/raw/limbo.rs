@@ -1,12 +1,16 @@
 //! Between two lives: retired slots wait for the grace period, ripen, are drained, and are free again.
 //!
 //! ```text
-//!   retire → open batch → (full: seal, defer) → ripe → drain (drops key and value) → free → next life
+//!   retire → trail or open batch → (full: seal, defer) → ripe → drain (drops key and value) → free → next life
 //! ```
 //! All lists are chains of slot indices through the slots' `link`, so none of this allocates but the
 //! deferred closure of a whole batch, which fits crossbeam's inline storage. The lists live in stripes that
-//! belong to the cache and that any thread may use: an idle thread keeps no key and no value. What it may
-//! keep is a magazine of free slots (`magazine.rs`), from which most allocations are served.
+//! belong to the cache and that any thread may use.
+//!
+//! Two parts of the way are a thread's own, so that a write passes them without a read-modify-write: the trail
+//! of slots that it retired (`trail.rs`), and a magazine of free slots (`magazine.rs`). Who seals a batch takes
+//! another thread's trail along, each in turn: an idle thread keeps no key and no value for long. Threads
+//! without an id of their own retire to their stripe's open batch.
 //!
 //! Readers never come here. Sealed batches are marked ripe by a closure that may run on any thread; keys
 //! and values are dropped by **writers**, a bounded number a write, with nothing held: a destructor may
@@ -17,6 +21,7 @@ use super::magazine::Magazines;
 use super::reclaim::Guard;
 use super::slab::Slab;
 use super::state::Phase;
+use super::trail::{self, Taken, Trail};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use crossbeam_utils::CachePadded;
 use std::any::Any;
@@ -26,13 +31,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 /// Slots drained in one go, and so the most destructors that one write pays for.
 pub const DRAIN: usize = 16;
 /// Largest batch of retired slots: what one deferred closure is shared by.
-const BATCH_MAX: u32 = if cfg!(alru_loom) { 2 } else { 64 };
+const BATCH_MAX: u32 = trail::SIZE as u32;
 
 /// A full batch, ready for its grace period.
 #[must_use = "a sealed batch that is not deferred is lost"]
 pub struct Sealed {
-    pub first: u32,
-    pub last: u32,
+    pub slots: Taken,
     pub stripe: u32,
 }
 
@@ -47,45 +51,73 @@ struct Stripe {
 /// All slots that are neither linked nor fresh.
 pub struct Limbo {
     stripes: Box<[CachePadded<Stripe>]>,
+    /// One for each of the lowest thread ids.
+    trails: Box<[CachePadded<Trail>]>,
+    /// The trail that is taken along next.
+    gleaned: AtomicUsize,
     magazines: Magazines,
     batch: u32,
     /// Batches that wait for their grace period.
-    sealed: AtomicUsize,
+    waiting: AtomicUsize,
 }
 
+#[cfg(not(alru_loom))]
 std::thread_local! {
     /// Set while this thread runs destructors: a destructor that writes to a cache does not drain in turn,
     /// so that the stack stays flat.
     static DRAINING: Cell<bool> = const { Cell::new(false) };
 }
+#[cfg(alru_loom)]
+crate::sync::thread_local! {
+    static DRAINING: Cell<bool> = Cell::new(false);
+}
 
 impl Limbo {
-    /// Stripes for this machine, and magazines for `owners` threads; batches scaled so that open ones strand
-    /// little of the reserve.
+    /// Stripes for this machine, and trails and magazines for `owners` threads; batches scaled so that open
+    /// ones hold little of the reserve.
     pub fn new(stripes: usize, owners: usize, reserve: usize) -> Self {
         let batch = (reserve / (stripes * 16)).clamp(1, BATCH_MAX as usize) as u32;
         let stripe =
             || CachePadded::new(Stripe { open: AtomicU64::new(0), ripe: Chain::new(), free: Chain::new() });
         Self {
             stripes: (0..stripes).map(|_| stripe()).collect(),
+            trails: (0..owners).map(|_| CachePadded::new(Trail::new())).collect(),
+            gleaned: AtomicUsize::new(0),
             magazines: Magazines::new(owners, reserve),
             batch,
-            sealed: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
         }
     }
 
+    #[inline]
     fn stripe(&self, stripe: usize) -> &Stripe {
         &self.stripes[stripe & (self.stripes.len() - 1)]
     }
 
     /// Takes in a slot that the caller unlinked and that has expired. The caller is pinned, and defers
     /// [`Limbo::ripen`] for the batch if this filled one.
-    pub fn retire<K, V>(&self, slab: &Slab<K, V>, stripe: usize, index: u32) -> Option<Sealed> {
+    #[inline]
+    pub fn retire<K, V>(&self, slab: &Slab<K, V>, guard: &Guard, index: u32) -> Option<Sealed> {
+        // SAFETY: the index of a linked slot.
+        let slot = unsafe { slab.slot(index) };
+        debug_assert_eq!(slot.state.load().phase(), Phase::Expired);
+        // The guard's thread is this one, and the id its own: see `magazine.rs`.
+        match self.trails.get(guard.thread()) {
+            Some(trail) if trail.push(index, self.batch as usize, |before| slot.set_next(before)) => {
+                self.seal_trail(guard.thread(), guard.thread())
+            }
+            Some(_) => None,
+            None => self.retire_to_stripe(slab, guard.thread(), index),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn retire_to_stripe<K, V>(&self, slab: &Slab<K, V>, stripe: usize, index: u32) -> Option<Sealed> {
         let stripe = stripe & (self.stripes.len() - 1);
         let open = &self.stripes[stripe].open;
         // SAFETY: the index of a linked slot.
         let slot = unsafe { slab.slot(index) };
-        debug_assert_eq!(slot.state.load().phase(), Phase::Expired);
         let mut word = open.load(Acquire);
         loop {
             let count = (word >> 32) as u32 + 1;
@@ -101,34 +133,63 @@ impl Limbo {
     }
 
     fn seal<K, V>(&self, slab: &Slab<K, V>, stripe: usize, first: u32) -> Sealed {
-        // Relaxed: a count, read by who has nothing else to do.
-        self.sealed.fetch_add(1, Relaxed);
         let mut last = first;
         loop {
             // SAFETY: a chain of retired slots that this thread alone holds.
             match unsafe { slab.slot(last) }.next() {
-                0 => return Sealed { first, last, stripe: stripe as u32 },
+                0 => return self.sealed(Taken { first, last }, stripe),
                 next => last = next,
             }
         }
     }
 
-    /// Takes what open batch there is, full or not.
+    fn sealed(&self, slots: Taken, stripe: usize) -> Sealed {
+        // Relaxed: a count, read by who has nothing else to do.
+        self.waiting.fetch_add(1, Relaxed);
+        Sealed { slots, stripe: (stripe & (self.stripes.len() - 1)) as u32 }
+    }
+
+    /// Takes what is on a thread's trail; it will be free in `stripe`.
+    #[cold]
+    pub fn seal_trail(&self, owner: usize, stripe: usize) -> Option<Sealed> {
+        self.trails.get(owner)?.take().map(|slots| self.sealed(slots, stripe))
+    }
+
+    /// Takes another trail along with a full batch, each in turn.
+    pub fn glean(&self, stripe: usize) -> Option<Sealed> {
+        // Relaxed: any order will do.
+        let turn = self.gleaned.fetch_add(1, Relaxed);
+        self.seal_trail(turn.checked_rem(self.trails.len())?, stripe)
+    }
+
+    /// How many threads have a trail.
+    pub fn trails(&self) -> usize {
+        self.trails.len()
+    }
+
+    /// Takes what open batch a stripe has, full or not.
     pub fn seal_open<K, V>(&self, slab: &Slab<K, V>, stripe: usize) -> Option<Sealed> {
         let first = self.stripe(stripe).open.swap(0, AcqRel) as u32;
-        (first != 0).then(|| self.seal(slab, stripe & (self.stripes.len() - 1), first))
+        (first != 0).then(|| self.seal(slab, stripe, first))
     }
 
     /// The grace period of a batch is over.
     pub fn ripen<K, V>(&self, slab: &Slab<K, V>, batch: &Sealed) {
-        self.stripe(batch.stripe as usize).ripe.push(slab, batch.first, batch.last);
-        self.sealed.fetch_sub(1, Relaxed);
+        self.stripe(batch.stripe as usize).ripe.push(slab, batch.slots.first, batch.slots.last);
+        self.waiting.fetch_sub(1, Relaxed);
+    }
+
+    /// Is this thread running destructors of a drain? Then it drains no further until they are done.
+    pub fn is_draining() -> bool {
+        DRAINING.try_with(Cell::get).unwrap_or(false)
     }
 
     /// Is nothing retired that has not been drained?
     pub fn is_settled(&self) -> bool {
         let is_empty = |s: &Stripe| s.open.load(Relaxed) == 0 && s.ripe.is_empty();
-        self.sealed.load(Relaxed) == 0 && self.stripes.iter().all(|s| is_empty(s))
+        self.waiting.load(Relaxed) == 0
+            && self.stripes.iter().all(|s| is_empty(s))
+            && self.trails.iter().all(|t| t.is_empty())
     }
 
     pub fn stripes(&self) -> usize {
@@ -230,4 +291,35 @@ fn drain_one<K, V>(slab: &Slab<K, V>, index: u32) -> Result<(), Box<dyn Any + Se
     }
     slot.state.drained();
     outcome
+}
+
+#[cfg(all(test, not(alru_loom)))]
+mod tests {
+    use super::*;
+    use crate::raw::reclaim::{self, THREADS};
+    use crate::raw::state::Residence;
+
+    #[test]
+    fn what_an_idle_thread_retired_is_taken_along() {
+        let slab = Slab::<u32, u32>::bounded(3).unwrap();
+        let limbo = Limbo::new(1, THREADS, 1 << 20);
+        let retire = |_| {
+            let index = slab.fresh().unwrap();
+            // SAFETY: just handed out.
+            let slot = unsafe { slab.slot(index) };
+            slot.state.begin_ready(0, Residence::Main);
+            slot.state.expire();
+            assert!(limbo.retire(&slab, &reclaim::pin(), index).is_none());
+            index
+        };
+        let slots = std::thread::scope(|s| s.spawn(|| [0; 3].map(retire)).join().unwrap());
+        assert!(!limbo.is_settled());
+        let batch = (0..THREADS).find_map(|_| limbo.glean(0)).unwrap();
+        assert_eq!(batch.slots, Taken { first: slots[2], last: slots[0] });
+        limbo.ripen(&slab, &batch);
+        assert!(limbo.drain(&slab, 0) && limbo.is_settled());
+        let mut free: Vec<u32> = std::iter::from_fn(|| limbo.allocate(&slab, 0)).collect();
+        free.sort_unstable();
+        assert_eq!(free, slots);
+    }
 }

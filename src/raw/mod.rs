@@ -3,12 +3,13 @@
 //! | part | files |
 //! |---|---|
 //! | index | `bin`, `table`, `grow` |
-//! | slots | `state`, `slot`, `slab`, `limbo`, `magazine` |
+//! | slots | `state`, `slot`, `slab`, `limbo`, `trail`, `magazine` |
 //! | eviction | `hands`, `ghost`, `weight` |
 //! | loads | `flight`, `waiters` |
 //! | ground | `reclaim`, `mem`, `chunks`, `chain` |
 //! | all of it | `core` |
 #![allow(missing_docs)] // internal: public for the loom models alone
+#![cfg_attr(alru_loom, allow(private_interfaces))]
 
 pub mod bin;
 pub mod chain;
@@ -26,5 +27,6 @@ pub mod slab;
 pub mod slot;
 pub mod state;
 pub mod table;
+pub mod trail;
 pub mod waiters;
 pub mod weight;

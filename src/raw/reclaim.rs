@@ -59,6 +59,11 @@ mod imp {
             .unwrap_or_else(|_| pin_without_local())
     }
 
+    /// Does this thread hold a guard?
+    pub fn is_pinned() -> bool {
+        LOCAL.try_with(|l| l.handle.is_pinned()).unwrap_or(false)
+    }
+
     #[cold]
     fn pin_without_local() -> Guard {
         Guard { inner: collector().register().pin(), thread: super::THREADS }
@@ -95,13 +100,30 @@ mod imp {
 
 #[cfg(all(alru_loom, not(crossbeam_loom)))]
 mod imp {
+    use std::cell::Cell;
+    use std::marker::PhantomData;
+
+    // All threads of a model run on one thread.
+    std::thread_local! {
+        static DEFERRED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// How many closures this model or those before it on this thread deferred.
+    pub fn deferred() -> usize {
+        DEFERRED.get()
+    }
+
     /// A stand-in: nothing is reclaimed within an execution.
     pub struct Guard {
-        _private: std::marker::PhantomData<*const ()>,
+        _private: PhantomData<*const ()>,
     }
 
     pub fn pin() -> Guard {
-        Guard { _private: std::marker::PhantomData }
+        Guard { _private: PhantomData }
+    }
+
+    pub fn is_pinned() -> bool {
+        false
     }
 
     impl Guard {
@@ -111,6 +133,7 @@ mod imp {
         /// # Safety
         /// As for the real one; the closure is dropped unrun.
         pub unsafe fn defer(&self, f: impl FnOnce() + Send + 'static) {
+            DEFERRED.set(DEFERRED.get() + 1);
             drop(f);
         }
         pub fn flush(&self) {}
@@ -118,7 +141,9 @@ mod imp {
     }
 }
 
-pub use imp::{Guard, pin};
+#[cfg(all(alru_loom, not(crossbeam_loom)))]
+pub use imp::deferred;
+pub use imp::{Guard, is_pinned, pin};
 
 /// Ids of live threads, the lowest free one first.
 #[cfg(any(not(alru_loom), crossbeam_loom))]

@@ -105,6 +105,9 @@ impl Index {
     /// a cache miss would begin only then.
     #[inline(always)]
     pub fn prefetch(&self, tag: Tag) {
+        if cfg!(alru_loom) {
+            return; // Two more switch points for nothing.
+        }
         let number = (tag as u64 * self.hint.1.load(Relaxed) as u64) >> 32;
         mem::prefetch(self.hint.0.load(Relaxed).wrapping_add(number as usize));
     }
@@ -120,8 +123,7 @@ impl Index {
     /// One candidate for a look-up, in one line; see [`Glance`].
     #[inline(always)]
     pub fn glance(&self, guard: &Guard, tag: Tag) -> Glance {
-        let table = self.root(guard);
-        table.bin(table.number(tag)).glance(tag)
+        self.first_bin(guard, tag).glance(tag)
     }
 
     /// The slot of the key with this tag for which `is_key` holds. Linearises at a header load: the last
@@ -144,6 +146,13 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// The bin of `tag` in the root, which decides as a rule: it may be frozen.
+    #[inline(always)]
+    fn first_bin<'g>(&self, guard: &'g Guard, tag: Tag) -> Bin<'g> {
+        let table = self.root(guard);
+        table.bin(table.number(tag))
     }
 
     /// The bin that decides about `tag`: the first on the way from the root that is not frozen.
@@ -191,10 +200,12 @@ impl Index {
         tag: Tag,
         mut is_key: impl FnMut(u32) -> bool,
     ) -> Probe<'g> {
+        let mut bin = self.first_bin(guard, tag);
         loop {
-            if let Some(probe) = self.locate(guard, tag).probe(tag, &mut is_key) {
+            if let Some(probe) = bin.probe(tag, &mut is_key) {
                 return probe;
             }
+            bin = self.locate(guard, tag);
         }
     }
 
@@ -230,7 +241,14 @@ impl Index {
     #[inline]
     #[must_use = "the winner owns the slot's retirement"]
     pub fn unlink(&self, guard: &Guard, tag: Tag, index: u32) -> bool {
-        matches!(self.change(guard, tag, |bin| bin.unlink(Word::new(tag, index))), Commit::Done)
+        let word = Word::new(tag, index);
+        self.first_bin(guard, tag).try_unlink(word) || self.unlink_slow(guard, word)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unlink_slow(&self, guard: &Guard, word: Word) -> bool {
+        matches!(self.change(guard, word.tag(), |bin| bin.unlink(word)), Commit::Done)
     }
 
     /// Swaps slot `old` for `new` under one key: `Done`, `Gone` or `Full`.

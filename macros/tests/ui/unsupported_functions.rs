@@ -9,12 +9,12 @@ fn not_async(num: u32) -> u32 {
 }
 
 #[alru_cache]
-async fn generic<T: Hash>(value: T) -> u32 {
+async fn generic<T: Hash>(_value: T) -> u32 {
     0
 }
 
 #[alru_cache]
-async fn impl_trait(value: impl Hash) -> u32 {
+async fn impl_trait(_value: impl Hash) -> u32 {
     0
 }
 
@@ -38,6 +38,11 @@ async fn inner_borrow(name: Option<&str>) -> usize {
     name.map_or(0, str::len)
 }
 
+#[alru_cache]
+async fn unnamed() -> impl Iterator<Item = u32> {
+    0..3
+}
+
 struct Client;
 
 impl Client {
@@ -47,7 +52,14 @@ impl Client {
     }
 }
 
+trait Fetch {
+    #[alru_cache]
+    async fn fetch(num: u32) -> u32;
+}
+
 #[alru_cache]
 struct NotAFunction;
 
-fn main() {}
+fn main() {
+    let _ = (Client, NotAFunction);
+}

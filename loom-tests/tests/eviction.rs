@@ -1,0 +1,99 @@
+//! Eviction and replacement against readers, over the real core.
+#![cfg(alru_loom)]
+
+use alru::PreciseTime;
+use alru::raw::bin::Tag;
+use alru::raw::core::{Config, Core};
+use alru::raw::hands::Policy;
+use alru::raw::reclaim;
+use alru_loom_tests::{Value, check, check_shallower};
+use loom::thread;
+use std::sync::Arc;
+use std::time::Duration;
+
+const A: (Tag, u32) = (7, 1);
+const B: (Tag, u32) = (8, 2);
+
+type Cache = Arc<Core<u32, Value>>;
+
+/// Room for one.
+fn cache() -> Cache {
+    let config = Config {
+        capacity: Some(1),
+        reserve: 4,
+        initial: 0,
+        policy: Policy::Plain,
+        ttl: None,
+        jitter: Duration::ZERO,
+        time: Box::new(PreciseTime::new()),
+    };
+    Arc::new(Core::new(config).ok().unwrap())
+}
+
+fn insert(cache: &Cache, (tag, key): (Tag, u32)) -> bool {
+    cache.insert(tag, key, Value::new())
+}
+
+/// Reads the value if it is there.
+fn read(cache: &Cache, (tag, key): (Tag, u32)) -> bool {
+    // SAFETY: `get` read READY under this guard.
+    let read = cache.get(&reclaim::pin(), tag, &key).map(|slot| unsafe { slot.value() }.read());
+    read.is_some()
+}
+
+fn resident(cache: &Cache) -> u64 {
+    let guard = reclaim::pin();
+    [A, B].iter().filter(|(tag, key)| cache.contains(&guard, *tag, key)).count() as u64
+}
+
+fn end(cache: &Cache) {
+    assert_eq!(cache.len(), resident(cache));
+    // SAFETY: no other thread is left.
+    unsafe { cache.drop_contents() };
+    Value::all_gone();
+}
+
+#[test]
+fn a_reader_finds_key_and_value_whole_while_the_hand_takes_them() {
+    check(|| {
+        let cache = cache();
+        assert!(insert(&cache, A));
+        let other = cache.clone();
+        let reader = thread::spawn(move || (read(&other, B), read(&other, A)));
+        assert!(insert(&cache, B), "A makes room");
+        let (found_b, found_a) = reader.join().unwrap();
+        assert!(!(found_b && found_a), "there was room for one");
+        assert!(read(&cache, B) && !read(&cache, A));
+        end(&cache);
+    });
+}
+
+#[test]
+fn an_entry_that_is_replaced_is_never_missed() {
+    check(|| {
+        let cache = cache();
+        assert!(insert(&cache, A));
+        let other = cache.clone();
+        let reader = thread::spawn(move || assert!(read(&other, A)));
+        assert!(insert(&cache, A));
+        reader.join().unwrap();
+        end(&cache);
+    });
+}
+
+#[test]
+fn the_capacity_is_never_exceeded() {
+    check_shallower(|| {
+        let cache = cache();
+        let other = cache.clone();
+        let inserter = thread::spawn(move || {
+            insert(&other, A);
+            assert!(other.len() <= 1);
+        });
+        insert(&cache, B);
+        assert!(cache.len() <= 1);
+        inserter.join().unwrap();
+        assert!(resident(&cache) <= 1);
+        end(&cache);
+    });
+}
