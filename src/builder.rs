@@ -314,8 +314,8 @@ where
     ) -> Result<Cache<K, V, S>, BuildError> {
         let config = self.config()?;
         let entries = config.capacity.unwrap_or(config.initial as u64);
-        let core =
-            Core::new(config).map_err(|raw::mem::OutOfMemory| BuildError::OutOfMemory { entries })?;
+        let core = Core::new(config)
+            .map_err(|raw::mem::OutOfMemory| BuildError::OutOfMemory { entries })?;
         Ok(Cache::from_core(core, hasher, self.name))
     }
 }

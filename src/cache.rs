@@ -1,5 +1,6 @@
 //! The public handle.
 
+use crate::DefaultHasher;
 use crate::builder::CacheBuilder;
 use crate::guard::Pinned;
 use crate::load::caller::{CallerLoad, Infallibly};
@@ -8,7 +9,6 @@ use crate::raw::core::Core;
 use crate::raw::reclaim;
 use crate::stats::{Counter, Stats};
 use crate::sync::Arc;
-use crate::DefaultHasher;
 use std::borrow::Borrow;
 use std::fmt;
 use std::future::Future;

@@ -51,6 +51,9 @@
 //! |---|---|---|
 //! | `macros` | yes | `#[alru_cache]` |
 
+#[doc(hidden)]
+#[path = "private.rs"]
+pub mod __private;
 mod builder;
 mod cache;
 mod error;
@@ -58,9 +61,6 @@ mod guard;
 mod load;
 mod memo;
 mod policy;
-#[doc(hidden)]
-#[path = "private.rs"]
-pub mod __private;
 #[cfg(alru_loom)]
 #[doc(hidden)]
 pub mod raw;

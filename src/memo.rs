@@ -319,7 +319,7 @@ where
             maxsize,
             ttl,
             jitter,
-            tasks: self.memo.cache.core().flights().active(),
+            tasks: self.memo.cache.core().flights().open(),
             closed: self.memo.is_closed(),
         }
     }
@@ -414,8 +414,9 @@ where
         while i < self.open.len() {
             let waiter = &mut self.open[i];
             // A load that panics under the closer has told its own waiters.
-            let polled =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waiter.poll(cx).is_pending()));
+            let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                waiter.poll(cx).is_pending()
+            }));
             if polled.unwrap_or(false) {
                 i += 1;
             } else {

@@ -39,10 +39,10 @@ mod imp {
 #[cfg(alru_loom)]
 mod imp {
     pub use loom::cell::UnsafeCell;
+    pub use loom::thread_local;
     /// std's, because methods take `self: &Arc<Self>`, which only std's may be. Its orderings are not part
     /// of a model: the last handle goes after the threads were joined.
     pub use std::sync::Arc;
-    pub use loom::thread_local;
 
     pub mod atomic {
         pub use loom::sync::atomic::{

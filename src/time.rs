@@ -106,9 +106,7 @@ impl PreciseTime {
     /// A clock that shows zero now.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 }
 
@@ -158,9 +156,7 @@ impl ManualTime {
     /// A clock that shows zero.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            nanos: Arc::new(AtomicU64::new(0)),
-        }
+        Self { nanos: Arc::new(AtomicU64::new(0)) }
     }
 
     /// Moves the time forward; stops at the end of the range. Concurrent calls add up.
@@ -237,14 +233,10 @@ mod coarse {
                 // ticks and keeps what is left of the last one, so just before the next tick it
                 // is behind by one tick and that rest. (Measured at 4 ms a tick: 2.1 to 6.1 ms
                 // behind, never less, never more.)
-                Some(tick) => Self {
-                    id: CLOCK_MONOTONIC_COARSE,
-                    resolution: tick.saturating_mul(2),
-                },
-                None => Self {
-                    id: CLOCK_MONOTONIC,
-                    resolution: Duration::ZERO,
-                },
+                Some(tick) => {
+                    Self { id: CLOCK_MONOTONIC_COARSE, resolution: tick.saturating_mul(2) }
+                }
+                None => Self { id: CLOCK_MONOTONIC, resolution: Duration::ZERO },
             }
         }
 
@@ -267,10 +259,7 @@ mod coarse {
 
     #[inline]
     fn read(clock: c_int) -> Duration {
-        let mut time = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let mut time = Timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `time` is valid for writes of a `timespec`, whose layout `Timespec` has on the
         // targets of this module; the call keeps no pointer and touches no other memory.
         let answer = unsafe { clock_gettime(clock, &mut time) };
@@ -280,10 +269,7 @@ mod coarse {
     }
 
     fn resolution_of(clock: c_int) -> Option<Duration> {
-        let mut time = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let mut time = Timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: as in `read`.
         let answer = unsafe { clock_getres(clock, &mut time) };
         (answer == 0).then(|| duration(&time))
@@ -373,11 +359,7 @@ mod tests {
     #[test]
     fn the_coarse_resolution_is_that_of_two_kernel_ticks_or_zero() {
         assert!(CoarseTime::new().resolution() <= Duration::from_millis(20));
-        if cfg!(all(
-            target_os = "linux",
-            target_pointer_width = "64",
-            not(miri)
-        )) {
+        if cfg!(all(target_os = "linux", target_pointer_width = "64", not(miri))) {
             assert!(CoarseTime::new().resolution() >= Duration::from_micros(100));
         }
     }

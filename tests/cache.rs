@@ -165,17 +165,13 @@ fn a_pin_reads_without_a_clone_and_keeps_what_it_read() {
     assert!(pin.get(&1).is_none());
 
     drop(pin);
-    assert!(eventually(
-        || cache.run_pending_tasks(),
-        || tally.alive() == 0
-    ));
+    assert!(eventually(|| cache.run_pending_tasks(), || tally.alive() == 0));
 }
 
 #[test]
 fn colliding_keys_are_told_apart() {
-    let cache: Cache<u64, u64, Collide> = Cache::builder()
-        .max_capacity(1_000)
-        .build_with_hasher(Collide);
+    let cache: Cache<u64, u64, Collide> =
+        Cache::builder().max_capacity(1_000).build_with_hasher(Collide);
     for key in 0..200 {
         cache.insert(key, key + 1);
         assert_eq!(cache.get(&key), Some(key + 1));
@@ -227,34 +223,20 @@ fn stats_count_gets_and_inserts_but_no_peeks() {
     assert!(cache.contains_key(&1) && !cache.contains_key(&2));
     let stats = cache.stats();
     assert_eq!((stats.hits, stats.misses, stats.insertions), (2, 1, 2));
-    assert_eq!(
-        (stats.evictions, stats.expirations, stats.refused),
-        (0, 0, 0)
-    );
+    assert_eq!((stats.evictions, stats.expirations, stats.refused), (0, 0, 0));
     let text = stats.to_string();
-    assert!(
-        text.contains("hits 2") && text.contains("misses 1"),
-        "{text}"
-    );
+    assert!(text.contains("hits 2") && text.contains("misses 1"), "{text}");
 }
 
 #[test]
 fn every_insert_is_resident_removed_evicted_or_refused_in_the_stats() {
     for policy in policies() {
-        let cache: Cache<u64, u64> = Cache::builder()
-            .max_capacity(64)
-            .eviction_policy(policy)
-            .build();
+        let cache: Cache<u64, u64> =
+            Cache::builder().max_capacity(64).eviction_policy(policy).build();
         (0..1_000).for_each(|key| cache.insert(key, key));
-        let removed = (0..1_000)
-            .filter(|key| key % 7 == 0 && cache.invalidate(key))
-            .count() as u64;
+        let removed = (0..1_000).filter(|key| key % 7 == 0 && cache.invalidate(key)).count() as u64;
         let stats = cache.stats();
-        assert_eq!(
-            stats.insertions,
-            cache.entry_count() + removed + stats.evictions,
-            "{stats}"
-        );
+        assert_eq!(stats.insertions, cache.entry_count() + removed + stats.evictions, "{stats}");
         assert_eq!(stats.insertions + stats.refused, 1_000, "{stats}");
         assert_eq!(cache.entry_count(), present(&cache, 1_000).len() as u64);
     }
@@ -266,17 +248,11 @@ fn every_insert_is_resident_removed_evicted_or_refused_in_the_stats() {
 fn as_many_keys_as_the_capacity_stay() {
     for policy in policies() {
         for capacity in [1, 2, 3, 7, 8, 64, 1_000, 10_000] {
-            let cache: Cache<u64, u64> = Cache::builder()
-                .max_capacity(capacity)
-                .eviction_policy(policy)
-                .build();
+            let cache: Cache<u64, u64> =
+                Cache::builder().max_capacity(capacity).eviction_policy(policy).build();
             (0..capacity).for_each(|key| cache.insert(key, key));
             let kept = present(&cache, capacity).len() as u64;
-            let least = if capacity <= 8 {
-                capacity
-            } else {
-                capacity * 98 / 100
-            };
+            let least = if capacity <= 8 { capacity } else { capacity * 98 / 100 };
             assert!(kept >= least, "{kept} of {capacity} under {policy:?}");
         }
     }
@@ -286,10 +262,8 @@ fn as_many_keys_as_the_capacity_stay() {
 fn a_full_cache_stays_full_and_never_holds_more_than_its_capacity() {
     for policy in policies() {
         for capacity in [1, 2, 3, 7, 8, 64, 1_000] {
-            let cache: Cache<u64, u64> = Cache::builder()
-                .max_capacity(capacity)
-                .eviction_policy(policy)
-                .build();
+            let cache: Cache<u64, u64> =
+                Cache::builder().max_capacity(capacity).eviction_policy(policy).build();
             for key in 0..capacity * 20 {
                 cache.insert(key, key);
                 assert!(cache.entry_count() <= capacity);
@@ -297,10 +271,7 @@ fn a_full_cache_stays_full_and_never_holds_more_than_its_capacity() {
             }
             let kept = present(&cache, capacity * 20).len() as u64;
             assert!(kept <= capacity);
-            assert!(
-                kept >= capacity * 95 / 100,
-                "{kept} of {capacity} under {policy:?}"
-            );
+            assert!(kept >= capacity * 95 / 100, "{kept} of {capacity} under {policy:?}");
         }
     }
 }
@@ -319,10 +290,8 @@ fn a_cache_without_room_keeps_nothing() {
 #[test]
 fn an_update_of_a_full_cache_evicts_nobody() {
     for policy in policies() {
-        let cache: Cache<u64, u64> = Cache::builder()
-            .max_capacity(8)
-            .eviction_policy(policy)
-            .build();
+        let cache: Cache<u64, u64> =
+            Cache::builder().max_capacity(8).eviction_policy(policy).build();
         (0..8).for_each(|key| cache.insert(key, key));
         (0..1_000).for_each(|value| cache.insert(value % 8, value));
         assert_eq!(present(&cache, 8).len(), 8);
@@ -340,10 +309,8 @@ fn an_unbounded_cache_evicts_nobody() {
 
 #[test]
 fn plain_clock_spares_what_was_read() {
-    let cache: Cache<u64, u64> = Cache::builder()
-        .max_capacity(256)
-        .eviction_policy(EvictionPolicy::clock())
-        .build();
+    let cache: Cache<u64, u64> =
+        Cache::builder().max_capacity(256).eviction_policy(EvictionPolicy::clock()).build();
     (0..256).for_each(|key| cache.insert(key, key));
     // Newcomers have their bit set: one round of the hand clears all that are there.
     (1_000..1_064).for_each(|key| cache.insert(key, key));
@@ -355,20 +322,14 @@ fn plain_clock_spares_what_was_read() {
     (2_000..2_064).for_each(|key| cache.insert(key, key));
     // A full bin takes its victim where it finds it: a few may go.
     let spared = read.iter().filter(|key| cache.contains_key(key)).count();
-    assert!(
-        spared * 100 >= read.len() * 95,
-        "{spared} of {}",
-        read.len()
-    );
+    assert!(spared * 100 >= read.len() * 95, "{spared} of {}", read.len());
 }
 
 #[test]
 fn a_key_in_use_survives_a_scan() {
     for policy in policies() {
-        let cache: Cache<u64, u64> = Cache::builder()
-            .max_capacity(100)
-            .eviction_policy(policy)
-            .build();
+        let cache: Cache<u64, u64> =
+            Cache::builder().max_capacity(100).eviction_policy(policy).build();
         let hot = 1_000_000;
         let mut misses = 0;
         for key in 0..10_000 {
@@ -378,10 +339,7 @@ fn a_key_in_use_survives_a_scan() {
             }
             cache.insert(key, key);
         }
-        assert!(
-            misses <= 10,
-            "{misses} misses of a key read 10,000 times under {policy:?}"
-        );
+        assert!(misses <= 10, "{misses} misses of a key read 10,000 times under {policy:?}");
     }
 }
 
@@ -389,10 +347,8 @@ fn a_key_in_use_survives_a_scan() {
 fn the_default_policy_keeps_what_is_read_again_and_again_through_a_scan_and_plain_clock_need_not() {
     // 50 keys read twice, then 1,000 keys read once, over and over: the ghost pays.
     let ratio = |policy| {
-        let cache: Cache<u64, u64> = Cache::builder()
-            .max_capacity(100)
-            .eviction_policy(policy)
-            .build();
+        let cache: Cache<u64, u64> =
+            Cache::builder().max_capacity(100).eviction_policy(policy).build();
         let mut cold = 1_000_000;
         for _ in 0..50 {
             for key in (0..50).chain(0..50) {
@@ -407,14 +363,8 @@ fn the_default_policy_keeps_what_is_read_again_and_again_through_a_scan_and_plai
         }
         cache.stats().hits as f64 / 5_000.0
     };
-    let (default, clock) = (
-        ratio(EvictionPolicy::default()),
-        ratio(EvictionPolicy::clock()),
-    );
-    assert!(
-        default > 0.85,
-        "{default} of the reads hit, plain CLOCK {clock}"
-    );
+    let (default, clock) = (ratio(EvictionPolicy::default()), ratio(EvictionPolicy::clock()));
+    assert!(default > 0.85, "{default} of the reads hit, plain CLOCK {clock}");
     assert!(default > clock);
 }
 
@@ -503,11 +453,7 @@ fn jitter_spreads_the_ends_over_ttl_to_ttl_and_jitter() {
     assert_eq!(alive(), all);
     // Binomial with n = 1,000 and p = 1/2: 8 standard deviations either side.
     time.set(SECOND * 11);
-    assert!(
-        (374..=626).contains(&alive()),
-        "{} alive at half time",
-        alive()
-    );
+    assert!((374..=626).contains(&alive()), "{} alive at half time", alive());
     time.set(SECOND * 12);
     assert_eq!(alive(), 0);
 }
@@ -531,11 +477,8 @@ fn each_life_of_a_key_draws_its_own_jitter() {
 fn a_clock_that_jumps_shows_no_wrong_value_and_panics_nowhere() {
     let time = ManualTime::new();
     time.set(SECOND * 1_000);
-    let cache: Cache<u64, u64> = Cache::builder()
-        .max_capacity(100)
-        .time_to_live(SECOND)
-        .time_source(time.clone())
-        .build();
+    let cache: Cache<u64, u64> =
+        Cache::builder().max_capacity(100).time_to_live(SECOND).time_source(time.clone()).build();
     let mut random = Random(1);
     for value in 0..10_000 {
         let key = value % 10;
@@ -591,10 +534,8 @@ fn a_cache_without_a_ttl_reads_no_clock_after_it_is_built() {
     }
 
     let readings = Arc::new(AtomicU64::new(0));
-    let cache: Cache<u64, u64> = Cache::builder()
-        .max_capacity(8)
-        .time_source(Counting(readings.clone()))
-        .build();
+    let cache: Cache<u64, u64> =
+        Cache::builder().max_capacity(8).time_source(Counting(readings.clone())).build();
     let built = readings.load(Ordering::Relaxed);
     for key in 0..100 {
         cache.insert(key, key);

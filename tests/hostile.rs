@@ -55,11 +55,7 @@ struct TouchyKey {
 
 impl TouchyKey {
     fn new(id: u64) -> Self {
-        Self {
-            id,
-            hash: Bomb::default(),
-            eq: Bomb::default(),
-        }
+        Self { id, hash: Bomb::default(), eq: Bomb::default() }
     }
 }
 
@@ -87,23 +83,13 @@ fn operations() -> Vec<(&'static str, Operation)> {
     vec![
         ("get", |cache, key, _| drop(cache.get(&key))),
         ("peek", |cache, key, _| drop(cache.peek(&key))),
-        ("contains_key", |cache, key, _| {
-            assert!(cache.contains_key(&key))
-        }),
-        ("insert", |cache, key, tally| {
-            cache.insert(key, Counted::new(2, tally))
-        }),
+        ("contains_key", |cache, key, _| assert!(cache.contains_key(&key))),
+        ("insert", |cache, key, tally| cache.insert(key, Counted::new(2, tally))),
         ("remove", |cache, key, _| drop(cache.remove(&key))),
-        ("invalidate", |cache, key, _| {
-            assert!(cache.invalidate(&key))
-        }),
-        ("pin", |cache, key, _| {
-            assert!(cache.pin().get(&key).is_some())
-        }),
+        ("invalidate", |cache, key, _| assert!(cache.invalidate(&key))),
+        ("pin", |cache, key, _| assert!(cache.pin().get(&key).is_some())),
         ("get_with", |cache, key, tally| {
-            drop(poll_once(pin!(
-                cache.get_with(key, ready(Counted::new(2, tally)))
-            )));
+            drop(poll_once(pin!(cache.get_with(key, ready(Counted::new(2, tally))))));
         }),
     ]
 }
@@ -116,16 +102,8 @@ fn a_hash_that_panics_passes_through_every_operation_and_changes_nothing() {
         cache.insert(TouchyKey::new(1), Counted::new(1, &tally));
         let key = TouchyKey::new(1);
         key.hash.arm();
-        assert_eq!(
-            panics(|| operation(&cache, key, &tally)),
-            Some("bomb"),
-            "{name}"
-        );
-        assert_eq!(
-            cache.peek(&TouchyKey::new(1)).map(|v| v.inner),
-            Some(1),
-            "{name}"
-        );
+        assert_eq!(panics(|| operation(&cache, key, &tally)), Some("bomb"), "{name}");
+        assert_eq!(cache.peek(&TouchyKey::new(1)).map(|v| v.inner), Some(1), "{name}");
         assert_eq!(cache.entry_count(), 1, "{name}");
     }
     assert_usable(&cache, TouchyKey::new, |n| Counted::new(n, &tally));
@@ -141,16 +119,9 @@ fn an_eq_that_panics_passes_through_every_operation_and_leaves_the_value_or_noth
         cache.insert(TouchyKey::new(1), Counted::new(1, &tally));
         let key = TouchyKey::new(1);
         key.eq.arm();
-        assert_eq!(
-            panics(|| operation(&cache, key, &tally)),
-            Some("bomb"),
-            "{name}"
-        );
+        assert_eq!(panics(|| operation(&cache, key, &tally)), Some("bomb"), "{name}");
         let found = cache.peek(&TouchyKey::new(1)).map(|v| v.inner);
-        assert!(
-            found.is_none() || found == Some(1),
-            "{found:?} after {name}"
-        );
+        assert!(found.is_none() || found == Some(1), "{found:?} after {name}");
         assert_eq!(cache.entry_count(), u64::from(found.is_some()), "{name}");
     }
     assert_usable(&cache, TouchyKey::new, |n| Counted::new(n, &tally));
@@ -187,22 +158,14 @@ struct TouchyValue {
 
 impl TouchyValue {
     fn new(id: u64, tally: &Tally) -> Self {
-        Self {
-            counted: Counted::new(id, tally),
-            clone: Bomb::default(),
-            drop: Bomb::default(),
-        }
+        Self { counted: Counted::new(id, tally), clone: Bomb::default(), drop: Bomb::default() }
     }
 }
 
 impl Clone for TouchyValue {
     fn clone(&self) -> Self {
         self.clone.go_off();
-        Self {
-            counted: self.counted.clone(),
-            clone: Bomb::default(),
-            drop: Bomb::default(),
-        }
+        Self { counted: self.counted.clone(), clone: Bomb::default(), drop: Bomb::default() }
     }
 }
 
@@ -241,20 +204,11 @@ fn a_clone_that_panics_as_a_load_is_stored_leaves_the_key_usable_and_nobody_wait
     value.clone.arm();
     let gate = Flag::new();
     let mut leader = Box::pin(cache.get_with(1, async {
-        std::future::poll_fn(|_| {
-            if gate.take() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+        std::future::poll_fn(|_| if gate.take() { Poll::Ready(()) } else { Poll::Pending }).await;
         value
     }));
-    let (flag, mut waiter) = (
-        Flag::new(),
-        Box::pin(cache.get_with(1, ready(TouchyValue::new(2, &tally)))),
-    );
+    let (flag, mut waiter) =
+        (Flag::new(), Box::pin(cache.get_with(1, ready(TouchyValue::new(2, &tally)))));
     assert!(poll_once(leader.as_mut()).is_pending());
     assert!(flag.poll(waiter.as_mut()).is_pending());
     flag.take();
@@ -294,10 +248,7 @@ fn a_destructor_that_panics_passes_through_one_write_and_all_others_run() {
     ));
     assert!((1..=10).contains(&caught.get()), "{} panics", caught.get());
     assert_usable(&cache, |n| n, |n| TouchyValue::new(n, &tally));
-    assert!(eventually(
-        || cache.run_pending_tasks(),
-        || tally.alive() == 0
-    ));
+    assert!(eventually(|| cache.run_pending_tasks(), || tally.alive() == 0));
 }
 
 #[test]
@@ -334,11 +285,7 @@ struct Returner {
 
 impl Returner {
     fn new(key: u64, heirs: u64, tally: &Tally) -> Self {
-        Self {
-            counted: Counted::new(key, tally),
-            tally: tally.clone(),
-            heirs,
-        }
+        Self { counted: Counted::new(key, tally), tally: tally.clone(), heirs }
     }
 
     fn cache(&self) -> Option<Cache<u64, Returner>> {
@@ -352,12 +299,7 @@ impl Clone for Returner {
         if let Some(cache) = self.cache() {
             let key = self.counted.inner;
             assert!(cache.entry_count() <= 16 + 3);
-            assert!(
-                cache
-                    .pin()
-                    .get(&(key + 1))
-                    .is_none_or(|next| next.counted.inner == key + 1)
-            );
+            assert!(cache.pin().get(&(key + 1)).is_none_or(|next| next.counted.inner == key + 1));
             cache.invalidate(&((key + 7) % 40));
         }
         Self::new(self.counted.inner, 0, &self.tally)
@@ -395,10 +337,7 @@ fn clones_and_destructors_that_call_back_into_the_cache_find_it_working() {
     assert!(cache.entry_count() <= 16);
     BACK.set(None);
     cache.invalidate_all();
-    assert!(eventually(
-        || cache.run_pending_tasks(),
-        || tally.alive() == 0
-    ));
+    assert!(eventually(|| cache.run_pending_tasks(), || tally.alive() == 0));
 }
 
 #[test]
@@ -467,19 +406,14 @@ fn a_loader_may_use_the_cache_for_other_keys_and_write_its_own() {
     let call = cache.get_with(1, async {
         assert_eq!(cache.get(&1), None);
         cache.insert(2, 20);
-        let three = cache
-            .get_with(3, async { cache.get_with(4, ready(40)).await + 1 })
-            .await;
+        let three = cache.get_with(3, async { cache.get_with(4, ready(40)).await + 1 }).await;
         cache.insert(1, 100);
         assert_eq!(cache.get(&1), Some(100));
         three + 1
     });
     assert_eq!(poll_once(pin!(call)), Poll::Ready(42));
     assert_eq!(cache.get(&1), Some(100), "the newer value stays");
-    assert_eq!(
-        (cache.get(&2), cache.get(&3), cache.get(&4)),
-        (Some(20), Some(41), Some(40))
-    );
+    assert_eq!((cache.get(&2), cache.get(&3), cache.get(&4)), (Some(20), Some(41), Some(40)));
 }
 
 #[test]
@@ -501,10 +435,7 @@ fn a_loader_that_panics_in_try_get_with_leaves_the_key_usable() {
         assert_eq!(cache.entry_count(), 0);
     }
     assert_eq!(cache.stats().load_failures, 100);
-    assert_eq!(
-        poll_once(pin!(cache.try_get_with(1, ready(Ok::<_, ()>(2))))),
-        Poll::Ready(Ok(2))
-    );
+    assert_eq!(poll_once(pin!(cache.try_get_with(1, ready(Ok::<_, ()>(2))))), Poll::Ready(Ok(2)));
 }
 
 #[test]
@@ -550,14 +481,7 @@ fn a_waker_that_panics_keeps_neither_the_value_nor_the_others_from_their_end() {
     let cache: Cache<u64, u64> = Cache::new(8);
     let gate = Flag::new();
     let mut leader = Box::pin(cache.get_with(1, async {
-        std::future::poll_fn(|_| {
-            if gate.take() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+        std::future::poll_fn(|_| if gate.take() { Poll::Ready(()) } else { Poll::Pending }).await;
         1
     }));
     assert!(poll_once(leader.as_mut()).is_pending());
@@ -567,10 +491,7 @@ fn a_waker_that_panics_keeps_neither_the_value_nor_the_others_from_their_end() {
             if n == 2 {
                 bomb.arm();
             }
-            Arc::new(TouchyWaker {
-                woken: AtomicUsize::new(0),
-                bomb,
-            })
+            Arc::new(TouchyWaker { woken: AtomicUsize::new(0), bomb })
         })
         .collect();
     let mut waiters: Vec<Pin<Box<dyn Future<Output = u64>>>> = wakers
@@ -579,22 +500,14 @@ fn a_waker_that_panics_keeps_neither_the_value_nor_the_others_from_their_end() {
             let mut waiter: Pin<Box<dyn Future<Output = u64>>> =
                 Box::pin(cache.get_with(1, ready(2)));
             let waker = Waker::from(waker.clone());
-            assert!(
-                waiter
-                    .as_mut()
-                    .poll(&mut Context::from_waker(&waker))
-                    .is_pending()
-            );
+            assert!(waiter.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             waiter
         })
         .collect();
     Waker::from(gate.clone()).wake();
     let _ = panics(|| poll_once(leader.as_mut()));
     drop(leader);
-    let woken: Vec<_> = wakers
-        .iter()
-        .map(|waker| waker.woken.load(SeqCst))
-        .collect();
+    let woken: Vec<_> = wakers.iter().map(|waker| waker.woken.load(SeqCst)).collect();
     assert!(woken.iter().all(|n| *n > 0), "woken: {woken:?}");
     let ends: HashSet<_> = waiters
         .iter_mut()
@@ -620,25 +533,13 @@ fn a_waker_may_use_the_cache() {
     let cache: Cache<u64, u64> = Cache::new(8);
     let gate = Flag::new();
     let mut leader = Box::pin(cache.get_with(1, async {
-        std::future::poll_fn(|_| {
-            if gate.take() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+        std::future::poll_fn(|_| if gate.take() { Poll::Ready(()) } else { Poll::Pending }).await;
         1
     }));
     let mut waiter = Box::pin(cache.get_with(1, ready(2)));
     let waker = Waker::from(Arc::new(CallsBack(cache.clone())));
     assert!(poll_once(leader.as_mut()).is_pending());
-    assert!(
-        waiter
-            .as_mut()
-            .poll(&mut Context::from_waker(&waker))
-            .is_pending()
-    );
+    assert!(waiter.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     Waker::from(gate.clone()).wake();
     assert_eq!(poll_once(leader.as_mut()), Poll::Ready(1));
     assert_eq!(poll_once(waiter.as_mut()), Poll::Ready(1));

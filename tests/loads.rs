@@ -93,19 +93,9 @@ async fn one_of_a_hundred(cache: Loads, begun: Arc<AtomicUsize>, runs: Arc<Atomi
 async fn a_hundred_run_the_loader_once<T: Future>(
     spawn: impl Fn(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> T,
 ) {
-    let (cache, begun, runs) = (
-        Loads::new(100),
-        Arc::default(),
-        Arc::<AtomicUsize>::default(),
-    );
+    let (cache, begun, runs) = (Loads::new(100), Arc::default(), Arc::<AtomicUsize>::default());
     let callers: Vec<_> = (0..100)
-        .map(|_| {
-            spawn(Box::pin(one_of_a_hundred(
-                cache.clone(),
-                Arc::clone(&begun),
-                runs.clone(),
-            )))
-        })
+        .map(|_| spawn(Box::pin(one_of_a_hundred(cache.clone(), Arc::clone(&begun), runs.clone()))))
         .collect();
     for caller in callers {
         caller.await;
@@ -143,10 +133,8 @@ fn a_load_is_shared_across_runtimes_and_outlives_the_one_that_began_it() {
     let cache = Loads::new(8);
     let source = Source::default();
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     let (begun, begun_here) = tokio::sync::oneshot::channel();
     let leader = {
         let (cache, load) = (cache.clone(), source.load(1));
@@ -180,16 +168,10 @@ fn a_hit_answers_at_the_first_poll_and_runs_no_loader() {
 #[test]
 fn a_loader_that_is_ready_answers_at_the_first_poll_and_is_stored() {
     let cache = Loads::new(8);
-    assert_eq!(
-        poll_once(pin!(cache.get_with(1, ready(10)))),
-        Poll::Ready(10)
-    );
+    assert_eq!(poll_once(pin!(cache.get_with(1, ready(10)))), Poll::Ready(10));
     assert_eq!(cache.get(&1), Some(10));
     let stats = cache.stats();
-    assert_eq!(
-        (stats.loads, stats.load_failures, stats.insertions),
-        (1, 0, 1)
-    );
+    assert_eq!((stats.loads, stats.load_failures, stats.insertions), (1, 0, 1));
 }
 
 #[test]
@@ -197,10 +179,7 @@ fn loads_of_different_keys_do_not_wait_for_each_other() {
     let cache = Loads::new(8);
     let mut stuck = pin!(cache.get_with(1, pending()));
     assert!(poll_once(stuck.as_mut()).is_pending());
-    assert_eq!(
-        poll_once(pin!(cache.get_with(2, ready(20)))),
-        Poll::Ready(20)
-    );
+    assert_eq!(poll_once(pin!(cache.get_with(2, ready(20)))), Poll::Ready(20));
 }
 
 #[test]
@@ -235,17 +214,9 @@ fn the_loader_may_borrow_and_need_not_be_send() {
 fn the_future_of_a_small_load_is_small() {
     let cache = Loads::new(8);
     let infallible = cache.get_with(1, ready(1));
-    assert!(
-        size_of_val(&infallible) < 256,
-        "{} bytes",
-        size_of_val(&infallible)
-    );
+    assert!(size_of_val(&infallible) < 256, "{} bytes", size_of_val(&infallible));
     let fallible = cache.try_get_with(1, ready(Ok::<_, ()>(1)));
-    assert!(
-        size_of_val(&fallible) < 256,
-        "{} bytes",
-        size_of_val(&fallible)
-    );
+    assert!(size_of_val(&fallible) < 256, "{} bytes", size_of_val(&fallible));
 }
 
 #[test]
@@ -253,10 +224,7 @@ fn a_call_that_is_never_polled_does_nothing() {
     let cache = Loads::new(8);
     let source = Source::default();
     drop(cache.get_with(1, source.load(1)));
-    assert_eq!(
-        (source.begun(), cache.entry_count(), cache.stats().loads),
-        (0, 0, 0)
-    );
+    assert_eq!((source.begun(), cache.entry_count(), cache.stats().loads), (0, 0, 0));
 }
 
 // ---- Waking -----------------------------------------------------------------------------------
@@ -418,11 +386,7 @@ fn abandoned_loads_leave_nothing_behind() {
     cache.run_pending_tasks();
     assert_eq!(cache.entry_count(), 0);
     let stats = cache.stats();
-    assert_eq!(
-        (stats.loads, stats.evictions, stats.refused),
-        (20_000, 0, 0),
-        "{stats}"
-    );
+    assert_eq!((stats.loads, stats.evictions, stats.refused), (20_000, 0, 0), "{stats}");
 }
 
 // ---- Errors and panics ------------------------------------------------------------------------
@@ -480,10 +444,8 @@ fn who_cannot_take_the_error_of_a_run_runs_its_own_loader_afterwards() {
     let cache = Loads::new(8);
     let source = Source::default();
     let mut first = pin!(cache.try_get_with(1, source.load(Err::<u64, _>("broken"))));
-    let (flag, mut other) = (
-        Flag::new(),
-        Box::pin(cache.try_get_with(1, source.load(Err::<u64, u8>(9)))),
-    );
+    let (flag, mut other) =
+        (Flag::new(), Box::pin(cache.try_get_with(1, source.load(Err::<u64, u8>(9)))));
     let (infallible_flag, mut infallible) =
         (Flag::new(), Box::pin(cache.get_with(1, source.load(3))));
     assert!(poll_once(first.as_mut()).is_pending());
@@ -491,10 +453,7 @@ fn who_cannot_take_the_error_of_a_run_runs_its_own_loader_afterwards() {
     assert!(infallible_flag.poll(infallible.as_mut()).is_pending());
     assert_eq!(source.begun(), 1);
     source.open();
-    assert_eq!(
-        poll_once(first.as_mut()),
-        Poll::Ready(Err(Arc::new("broken")))
-    );
+    assert_eq!(poll_once(first.as_mut()), Poll::Ready(Err(Arc::new("broken"))));
     assert!(flag.take() && infallible_flag.take(), "not woken");
     assert_eq!(flag.poll(other.as_mut()), Poll::Ready(Err(Arc::new(9))));
     assert_eq!(infallible_flag.poll(infallible.as_mut()), Poll::Ready(3));
@@ -608,9 +567,7 @@ fn a_value_inserted_during_a_load_stays() {
 #[test]
 fn an_evicted_load_runs_on_for_its_callers() {
     let cache = Loads::new(2);
-    load_around(&cache, || {
-        (10..1_000).for_each(|key| cache.insert(key, key))
-    });
+    load_around(&cache, || (10..1_000).for_each(|key| cache.insert(key, key)));
     assert!(cache.entry_count() <= 2);
 }
 
@@ -619,9 +576,8 @@ fn loads_share_a_full_cache_with_what_is_in_it() {
     // More loads than there is room for: all of them end, with their own values.
     let cache = Loads::new(4);
     let source = Source::default();
-    let mut calls: Vec<_> = (0..100)
-        .map(|key| Box::pin(cache.get_with(key, source.load(key + 1))))
-        .collect();
+    let mut calls: Vec<_> =
+        (0..100).map(|key| Box::pin(cache.get_with(key, source.load(key + 1)))).collect();
     for call in &mut calls {
         assert!(poll_once(call.as_mut()).is_pending());
     }
@@ -648,11 +604,8 @@ fn a_cache_without_room_loads_for_every_caller() {
 #[test]
 fn the_ttl_of_a_loaded_value_counts_from_the_end_of_the_load() {
     let time = ManualTime::new();
-    let cache: Loads = Cache::builder()
-        .max_capacity(8)
-        .time_to_live(SECOND)
-        .time_source(time.clone())
-        .build();
+    let cache: Loads =
+        Cache::builder().max_capacity(8).time_to_live(SECOND).time_source(time.clone()).build();
     let source = Source::default();
     let mut call = pin!(cache.get_with(1, source.load(1)));
     assert!(poll_once(call.as_mut()).is_pending());

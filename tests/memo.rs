@@ -63,11 +63,7 @@ impl Function {
             let verdict = *state.verdict.lock().unwrap_or_else(PoisonError::into_inner);
             match verdict {
                 Verdict::Wait => {
-                    state
-                        .wakers
-                        .lock()
-                        .expect("no panic inside")
-                        .push(cx.waker().clone());
+                    state.wakers.lock().expect("no panic inside").push(cx.waker().clone());
                     Poll::Pending
                 }
                 Verdict::Value => Poll::Ready(Ok(key * 10)),
@@ -80,11 +76,7 @@ impl Function {
 
     /// What all runs are to do, and wakes them.
     fn set(&self, verdict: Verdict) {
-        *self
-            .0
-            .verdict
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = verdict;
+        *self.0.verdict.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
         let wakers = std::mem::take(&mut *self.0.wakers.lock().expect("no panic inside"));
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -111,10 +103,7 @@ struct Caller<'a> {
 
 impl<'a> Caller<'a> {
     fn new(cache: &'a Cached, key: u64) -> Self {
-        Self {
-            flag: Flag::new(),
-            call: Some(Box::pin(cache.call(key))),
-        }
+        Self { flag: Flag::new(), call: Some(Box::pin(cache.call(key))) }
     }
 
     /// A call that waits.
@@ -136,11 +125,7 @@ impl<'a> Caller<'a> {
 
     /// Polls if it was woken and has not answered.
     fn poll_if_woken(&mut self) -> Poll<Answer> {
-        if self.flag.take() && self.call.is_some() {
-            self.poll()
-        } else {
-            Poll::Pending
-        }
+        if self.flag.take() && self.call.is_some() { self.poll() } else { Poll::Pending }
     }
 }
 
@@ -172,10 +157,7 @@ fn the_default_size_is_128_and_a_cache_may_be_unbounded() {
     let default = function.cache().build();
     assert_eq!(default.cache_info().maxsize, Some(128));
     let unbounded = function.cache().unbounded().build();
-    assert_eq!(
-        info(&unbounded),
-        "CacheInfo(hits=0, misses=0, maxsize=None, currsize=0)"
-    );
+    assert_eq!(info(&unbounded), "CacheInfo(hits=0, misses=0, maxsize=None, currsize=0)");
     for key in 0..1_000 {
         call(&default, key).expect("open");
         call(&unbounded, key).expect("open");
@@ -197,21 +179,14 @@ fn a_size_of_zero_keeps_nothing_and_shares_nothing() {
     }
     assert_eq!(call(&cache, 1).expect("open"), 10);
     assert_eq!(function.runs(), 4);
-    assert_eq!(
-        info(&cache),
-        "CacheInfo(hits=0, misses=4, maxsize=0, currsize=0)"
-    );
+    assert_eq!(info(&cache), "CacheInfo(hits=0, misses=4, maxsize=0, currsize=0)");
 }
 
 // F2
 
 #[test]
 fn a_jitter_without_a_ttl_is_an_error() {
-    let error = Function::open()
-        .cache()
-        .jitter(SECOND)
-        .try_build()
-        .expect_err("no TTL");
+    let error = Function::open().cache().jitter(SECOND).try_build().expect_err("no TTL");
     assert!(error.to_string().contains("jitter"), "{error}");
 }
 
@@ -222,10 +197,7 @@ fn a_hundred_callers_are_one_miss_and_ninety_nine_hits() {
     let function = Function::default();
     let cache = function.cache().maxsize(32).build();
     let mut callers: Vec<_> = (0..100).map(|_| Caller::waiting(&cache, 8)).collect();
-    assert_eq!(
-        info(&cache),
-        "CacheInfo(hits=99, misses=1, maxsize=32, currsize=1)"
-    );
+    assert_eq!(info(&cache), "CacheInfo(hits=99, misses=1, maxsize=32, currsize=1)");
     assert_eq!(cache.cache_parameters().tasks, 1);
     function.set(Verdict::Value);
     // Only who was woken is polled: one of them drives the load, all of them end.
@@ -241,10 +213,7 @@ fn a_hundred_callers_are_one_miss_and_ninety_nine_hits() {
     assert_eq!(function.runs(), 1);
     assert_eq!(cache.cache_parameters().tasks, 0);
     assert_eq!(call(&cache, 8).expect("cached"), 80);
-    assert_eq!(
-        info(&cache),
-        "CacheInfo(hits=100, misses=1, maxsize=32, currsize=1)"
-    );
+    assert_eq!(info(&cache), "CacheInfo(hits=100, misses=1, maxsize=32, currsize=1)");
 }
 
 #[test]
@@ -255,10 +224,7 @@ fn a_miss_counts_though_it_fails_later() {
     for _ in 0..3 {
         assert!(call(&cache, 1).is_err());
     }
-    assert_eq!(
-        info(&cache),
-        "CacheInfo(hits=0, misses=3, maxsize=128, currsize=0)"
-    );
+    assert_eq!(info(&cache), "CacheInfo(hits=0, misses=3, maxsize=128, currsize=0)");
 }
 
 // F5
@@ -343,10 +309,7 @@ fn the_last_caller_that_leaves_takes_the_load_along() {
     drop(callers);
     assert_eq!((function.runs(), function.gone()), (1, 1));
     assert!(!cache.cache_contains(&1));
-    assert_eq!(
-        (cache.cache_info().currsize, cache.cache_parameters().tasks),
-        (0, 0)
-    );
+    assert_eq!((cache.cache_info().currsize, cache.cache_parameters().tasks), (0, 0));
     function.set(Verdict::Value);
     assert_eq!(call(&cache, 1).expect("open"), 10);
     assert_eq!(cache.cache_info().misses, 2);
@@ -363,10 +326,7 @@ fn rounds_of_abandoned_loads_leave_nothing_behind() {
             function.set(Verdict::Wait);
         }
     }
-    assert_eq!(
-        (cache.cache_info().currsize, cache.cache_parameters().tasks),
-        (0, 0)
-    );
+    assert_eq!((cache.cache_info().currsize, cache.cache_parameters().tasks), (0, 0));
 }
 
 // F9
@@ -374,11 +334,7 @@ fn rounds_of_abandoned_loads_leave_nothing_behind() {
 #[test]
 fn a_life_counts_from_the_end_of_the_load_and_no_hit_extends_it() {
     let (function, time) = (Function::default(), ManualTime::new());
-    let cache = function
-        .cache()
-        .ttl(SECOND * 10)
-        .time_source(time.clone())
-        .build();
+    let cache = function.cache().ttl(SECOND * 10).time_source(time.clone()).build();
     let mut caller = Caller::waiting(&cache, 1);
     time.advance(SECOND * 100);
     function.set(Verdict::Value);
@@ -396,11 +352,7 @@ fn a_life_counts_from_the_end_of_the_load_and_no_hit_extends_it() {
 #[test]
 fn a_ttl_of_zero_expires_at_once_and_still_shares_loads() {
     let function = Function::default();
-    let cache = function
-        .cache()
-        .ttl(Duration::ZERO)
-        .time_source(ManualTime::new())
-        .build();
+    let cache = function.cache().ttl(Duration::ZERO).time_source(ManualTime::new()).build();
     let mut first = Caller::waiting(&cache, 1);
     let mut second = Caller::waiting(&cache, 1);
     function.set(Verdict::Value);
@@ -493,18 +445,12 @@ fn clear_drops_all_and_zeroes_the_counters_and_running_loads_finish_uncached() {
     function.set(Verdict::Wait);
     let mut running = Caller::waiting(&cache, 77);
     cache.cache_clear();
-    assert_eq!(
-        info(&cache),
-        "CacheInfo(hits=0, misses=0, maxsize=128, currsize=0)"
-    );
+    assert_eq!(info(&cache), "CacheInfo(hits=0, misses=0, maxsize=128, currsize=0)");
     function.set(Verdict::Value);
     assert_eq!(value(running.poll_if_woken()), 770);
     assert!(!cache.cache_contains(&77));
     assert_eq!(call(&cache, 1).expect("open"), 10);
-    assert_eq!(
-        info(&cache),
-        "CacheInfo(hits=0, misses=1, maxsize=128, currsize=1)"
-    );
+    assert_eq!(info(&cache), "CacheInfo(hits=0, misses=1, maxsize=128, currsize=1)");
 }
 
 // F13
@@ -522,24 +468,15 @@ fn close_drops_running_loads_and_their_callers_and_all_later_ones_are_told() {
     assert!(poll_once(pin!(cache.cache_close(false))).is_ready());
     assert_eq!(function.gone(), 3, "dropped at once");
     for caller in running.iter_mut().chain([&mut detached]) {
-        assert!(matches!(
-            caller.poll_if_woken(),
-            Poll::Ready(Err(LoadError::Closed))
-        ));
+        assert!(matches!(caller.poll_if_woken(), Poll::Ready(Err(LoadError::Closed))));
     }
-    assert!(
-        matches!(call(&cache, 1), Err(LoadError::Closed)),
-        "a hit too"
-    );
+    assert!(matches!(call(&cache, 1), Err(LoadError::Closed)), "a hit too");
     assert!(matches!(call(&cache, 9), Err(LoadError::Closed)));
     let parameters = cache.cache_parameters();
     assert!(parameters.closed);
     assert_eq!(parameters.tasks, 0);
 
-    assert!(
-        poll_once(pin!(cache.cache_close(false))).is_ready(),
-        "twice is fine"
-    );
+    assert!(poll_once(pin!(cache.cache_close(false))).is_ready(), "twice is fine");
     assert!(poll_once(pin!(cache.cache_close(true))).is_ready());
     assert!(cache.cache_contains(&1));
     assert!(cache.cache_invalidate(&1));
@@ -585,10 +522,8 @@ fn a_caller_that_is_never_polled_again_holds_nobody_up() {
 fn a_load_survives_the_runtime_that_began_it() {
     let function = Function::default();
     let cache = function.cache().build();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     let (begun, wait_for_it) = std::sync::mpsc::channel();
     let first = cache.clone();
     runtime.spawn(async move {
@@ -650,10 +585,7 @@ fn a_panic_reaches_the_caller_that_polled_and_the_others_get_its_message() {
     let mut others: Vec<_> = (0..3).map(|_| Caller::waiting(&cache, 1)).collect();
     function.set(Verdict::Panic);
     let panic = catch_unwind(AssertUnwindSafe(|| polled.poll())).expect_err("passes through");
-    assert_eq!(
-        panic.downcast_ref::<String>().map(String::as_str),
-        Some("panic of 1")
-    );
+    assert_eq!(panic.downcast_ref::<String>().map(String::as_str), Some("panic of 1"));
     for caller in &mut others {
         match caller.poll_if_woken() {
             Poll::Ready(Err(LoadError::Panicked(message))) => assert_eq!(&*message, "panic of 1"),

@@ -66,11 +66,7 @@ fn a_waker_that_outlives_the_cache_wakes_nobody_and_breaks_nothing() {
         assert!(call.as_mut().poll(&mut cx).is_pending());
         assert_eq!(cache.cache_parameters().tasks, 1);
     }
-    assert_eq!(
-        cache.cache_parameters().tasks,
-        0,
-        "the last waiter took the load with it"
-    );
+    assert_eq!(cache.cache_parameters().tasks, 0, "the last waiter took the load with it");
     drop(cache);
     let waker = kept.lock().unwrap().take().expect("polled once");
     waker.wake();

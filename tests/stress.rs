@@ -81,11 +81,7 @@ struct Worker<'a, S> {
 impl<S: std::hash::BuildHasher + Send + Sync + 'static> Worker<'_, S> {
     fn value(&mut self, key: u64) -> Value {
         self.written += 1;
-        let mark = Mark {
-            key,
-            writer: self.id,
-            number: self.written,
-        };
+        let mark = Mark { key, writer: self.id, number: self.written };
         Counted::new(mark, &self.tally)
     }
 
@@ -93,18 +89,12 @@ impl<S: std::hash::BuildHasher + Send + Sync + 'static> Worker<'_, S> {
         if let Some(mark) = found {
             assert_eq!(mark.key, key, "a value of another key");
             let newest = self.newest.entry((key, mark.writer)).or_default();
-            assert!(
-                *newest <= mark.number,
-                "{mark:?} seen after number {newest}"
-            );
+            assert!(*newest <= mark.number, "{mark:?} seen after number {newest}");
             *newest = mark.number;
         }
         if let Some(own) = self.own.get_mut(&key) {
             // Its last write or nothing; and once gone, gone.
-            assert!(
-                found.is_none() || found == *own,
-                "{found:?} instead of {own:?}"
-            );
+            assert!(found.is_none() || found == *own, "{found:?} instead of {own:?}");
             *own = found;
         }
     }
@@ -270,11 +260,7 @@ where
     S: std::hash::BuildHasher + Send + Sync + 'static,
 {
     let readable = keys(plan).filter(|key| cache.contains_key(key)).count() as u64;
-    assert_eq!(
-        readable,
-        cache.entry_count(),
-        "an entry twice, or out of reach"
-    );
+    assert_eq!(readable, cache.entry_count(), "an entry twice, or out of reach");
     assert!(readable <= plan.capacity, "{readable} of {}", plan.capacity);
     assert_resident_are_alive(cache, tally);
 }
@@ -295,11 +281,7 @@ where
 }
 
 /// Steps of all threads together, so that a debug build takes a second or two.
-const STEPS: u64 = if cfg!(debug_assertions) {
-    300_000
-} else {
-    2_000_000
-};
+const STEPS: u64 = if cfg!(debug_assertions) { 300_000 } else { 2_000_000 };
 
 fn plan(threads: usize, capacity: u64, shared: u64) -> Plan {
     Plan {
@@ -331,19 +313,13 @@ fn eight_threads_on_a_few_hot_keys() {
 
 #[test]
 fn eight_threads_in_a_cache_of_two_entries() {
-    let plan = Plan {
-        own: 2,
-        ..plan(8, 2, 6)
-    };
+    let plan = Plan { own: 2, ..plan(8, 2, 6) };
     stress(plan, alru::DefaultHasher::default());
 }
 
 #[test]
 fn four_threads_under_plain_clock() {
-    let plan = Plan {
-        policy: EvictionPolicy::clock(),
-        ..plan(4, 100, 400)
-    };
+    let plan = Plan { policy: EvictionPolicy::clock(), ..plan(4, 100, 400) };
     stress(plan, alru::DefaultHasher::default());
 }
 
@@ -354,10 +330,7 @@ fn four_threads_whose_keys_all_collide() {
 
 #[test]
 fn eight_threads_with_next_to_no_reserve() {
-    let plan = Plan {
-        reserve: 8,
-        ..plan(8, 100, 300)
-    };
+    let plan = Plan { reserve: 8, ..plan(8, 100, 300) };
     stress(plan, alru::DefaultHasher::default());
 }
 
@@ -366,10 +339,8 @@ fn unique_keys_as_fast_as_they_come_stay_within_capacity_and_reserve() {
     const CAPACITY: u64 = 1_000;
     const RESERVE: u64 = 4_096;
     let tally = Tally::default();
-    let cache: Cache<u64, Counted<u64>> = Cache::builder()
-        .max_capacity(CAPACITY)
-        .reserve(RESERVE as usize)
-        .build();
+    let cache: Cache<u64, Counted<u64>> =
+        Cache::builder().max_capacity(CAPACITY).reserve(RESERVE as usize).build();
     let done = AtomicBool::new(false);
     let (most_entries, most_alive) = thread::scope(|scope| {
         let writers: Vec<_> = (0..4_u64)
@@ -392,19 +363,14 @@ fn unique_keys_as_fast_as_they_come_stay_within_capacity_and_reserve() {
             }
             (entries, alive)
         });
-        writers
-            .into_iter()
-            .for_each(|writer| writer.join().expect("no panic"));
+        writers.into_iter().for_each(|writer| writer.join().expect("no panic"));
         done.store(true, SeqCst);
         sampler.join().expect("no panic")
     });
     assert!(most_entries <= CAPACITY + 4, "{most_entries} entries");
     assert!(most_alive <= CAPACITY + RESERVE + 8, "{most_alive} alive");
     let entries = cache.entry_count();
-    assert!(
-        (CAPACITY * 95 / 100..=CAPACITY).contains(&entries),
-        "{entries} entries at rest"
-    );
+    assert!((CAPACITY * 95 / 100..=CAPACITY).contains(&entries), "{entries} entries at rest");
     assert_resident_are_alive(&cache, &tally);
     let readable = (0..STEPS / 2).filter(|key| cache.contains_key(key)).count() as u64;
     assert_eq!(readable, entries);
@@ -489,11 +455,7 @@ fn one_loader_a_key_runs_at_a_time_and_once_in_all() {
         }
     });
     let stats = cache.stats();
-    assert_eq!(
-        runs.load(SeqCst),
-        50 * KEYS + stats.evictions + stats.refused,
-        "{stats}"
-    );
+    assert_eq!(runs.load(SeqCst), 50 * KEYS + stats.evictions + stats.refused, "{stats}");
 }
 
 #[test]

@@ -5,10 +5,7 @@
 //! cargo bench -p alru-benches
 //! ```
 
-#![expect(
-    missing_docs,
-    reason = "`criterion_group!` writes a function without docs"
-)]
+#![expect(missing_docs, reason = "`criterion_group!` writes a function without docs")]
 
 use alru::Cache;
 use alru_benches::workload::{Workload, key, value_of};
@@ -77,12 +74,8 @@ fn get_with(c: &mut Criterion) {
     let (cache, mut hits, mut misses) = (full(), keys("hits-1k"), fresh());
     // `block_on` takes part in the time, and is the same for both.
     let load = |key: u64| pollster::block_on(cache.get_with(key, async { value_of(key) }));
-    c.bench_function("get_with, hit", |b| {
-        b.iter(|| load(hits.next().unwrap_or(0)))
-    });
-    c.bench_function("get_with, miss", |b| {
-        b.iter(|| load(misses.next().unwrap_or(0)))
-    });
+    c.bench_function("get_with, hit", |b| b.iter(|| load(hits.next().unwrap_or(0))));
+    c.bench_function("get_with, miss", |b| b.iter(|| load(misses.next().unwrap_or(0))));
 }
 
 criterion_group!(benches, hit, miss, insert_evict, read_through, get_with);

@@ -46,9 +46,7 @@ pub trait Subject: Sync + Sized {
     /// How many of `keys` are there with the right value.
     #[inline]
     fn hits(&self, keys: &[u64; BLOCK]) -> u64 {
-        keys.iter()
-            .map(|&key| u64::from(self.get(key) == Some(value_of(key))))
-            .sum()
+        keys.iter().map(|&key| u64::from(self.get(key) == Some(value_of(key)))).sum()
     }
 
     /// The value of `key`, from `init` if it is not there.
@@ -211,14 +209,8 @@ pub const PEERS: &[Peer] = &[
 /// What a cache with a synchronous interface does.
 const SYNC: &[Op] = &[Op::Get, Op::ReadThrough, Op::Insert, Op::Mix];
 /// The same, and asynchronous loads.
-const SYNC_AND_LOADS: &[Op] = &[
-    Op::Get,
-    Op::ReadThrough,
-    Op::Insert,
-    Op::Mix,
-    Op::LoadHit,
-    Op::LoadMiss,
-];
+const SYNC_AND_LOADS: &[Op] =
+    &[Op::Get, Op::ReadThrough, Op::Insert, Op::Mix, Op::LoadHit, Op::LoadMiss];
 
 #[cfg(test)]
 mod tests {

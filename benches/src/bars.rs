@@ -28,18 +28,8 @@ pub struct Bar {
 
 impl fmt::Display for Bar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            workload,
-            threads,
-            subject,
-            base,
-            max_ratio,
-            ..
-        } = self;
-        write!(
-            f,
-            "{workload}, {threads} T: {subject} ≤ {max_ratio} × {base}"
-        )?;
+        let Self { workload, threads, subject, base, max_ratio, .. } = self;
+        write!(f, "{workload}, {threads} T: {subject} ≤ {max_ratio} × {base}")?;
         match self.max_points_below {
             Some(points) => write!(f, ", hit ratio at most {points} points below"),
             None => Ok(()),
@@ -86,22 +76,10 @@ pub fn parse(text: &str) -> Result<Vec<Bar>, String> {
 
 fn parse_line(line: &str) -> Result<Bar, &'static str> {
     let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-    let &[
-        workload,
-        threads,
-        subject,
-        base,
-        max_ratio,
-        max_points_below,
-    ] = fields.as_slice()
-    else {
+    let &[workload, threads, subject, base, max_ratio, max_points_below] = fields.as_slice() else {
         return Err("want 6 fields");
     };
-    let number = |text: &str| {
-        text.parse()
-            .ok()
-            .filter(|n: &f64| n.is_finite() && *n >= 0.0)
-    };
+    let number = |text: &str| text.parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0);
     Ok(Bar {
         workload: workload.to_owned(),
         threads: threads.parse().map_err(|_| "threads is not a number")?,
@@ -134,11 +112,7 @@ impl Bar {
             reached &= below <= allowed;
             how += &format!(", hit ratio {:+.2} points", -below);
         }
-        Some(if reached {
-            Verdict::Reached(how)
-        } else {
-            Verdict::Short(how)
-        })
+        Some(if reached { Verdict::Reached(how) } else { Verdict::Short(how) })
     }
 }
 
@@ -152,12 +126,7 @@ mod tests {
     fn table() -> Table {
         let row = |i: usize, wall, hits| Row {
             peer: PEERS[i],
-            samples: vec![Sample {
-                wall,
-                look_ups: 1_000,
-                hits,
-                ..Sample::default()
-            }],
+            samples: vec![Sample { wall, look_ups: 1_000, hits, ..Sample::default() }],
             resident: None,
             refusals: None,
         };
@@ -180,31 +149,18 @@ mod tests {
         ] {
             let line = line.replace("OWN", own).replace("BASE", base);
             let verdict = parse(&line).unwrap()[0].judge(&[table()]);
-            assert_eq!(
-                matches!(verdict, Verdict::Reached(_)),
-                reached,
-                "{line}: {verdict}"
-            );
+            assert_eq!(matches!(verdict, Verdict::Reached(_)), reached, "{line}: {verdict}");
             assert_ne!(verdict, Verdict::NotRun);
         }
         let absent = parse("hits-1k,2,x,y,1,\nhits-1k,1,x,y,1,\nno,1,x,y,1,").unwrap();
-        assert!(
-            absent
-                .iter()
-                .all(|bar| bar.judge(&[table()]) == Verdict::NotRun)
-        );
+        assert!(absent.iter().all(|bar| bar.judge(&[table()]) == Verdict::NotRun));
     }
 
     #[test]
     fn nonsense_is_an_error_that_names_the_line() {
-        for nonsense in [
-            "a",
-            "a,b,c,d,e,f",
-            "a,1,b,c,NaN,",
-            "a,1,b,c,1,x",
-            "a,1,b,c,-1,",
-            ",,,,,,,",
-        ] {
+        for nonsense in
+            ["a", "a,b,c,d,e,f", "a,1,b,c,NaN,", "a,1,b,c,1,x", "a,1,b,c,-1,", ",,,,,,,"]
+        {
             let error = parse(&format!("# head\n{nonsense}")).unwrap_err();
             assert!(error.starts_with("line 2: "), "{error}");
         }

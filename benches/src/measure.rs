@@ -135,11 +135,8 @@ struct Runner {
 
 /// Runs one workload with every peer that takes part in it.
 pub fn run(workload: &Workload, threads: usize, peers: &[Peer], plan: &Plan) -> Table {
-    let peers: Vec<Peer> = peers
-        .iter()
-        .copied()
-        .filter(|peer| peer.ops.contains(&workload.op))
-        .collect();
+    let peers: Vec<Peer> =
+        peers.iter().copied().filter(|peer| peer.ops.contains(&workload.op)).collect();
     let ops_a_round = plan.length.as_millis() as usize * OPS_PER_MILLI;
     let warm_up = workload.warm_up.div_ceil(threads);
     let wanted = warm_up + plan.rounds * ops_a_round;
@@ -147,19 +144,11 @@ pub fn run(workload: &Workload, threads: usize, peers: &[Peer], plan: &Plan) -> 
     let residents = workload.residents();
 
     let build = |peer: &Peer| {
-        let mut runner = Runner {
-            instance: (peer.build)(workload.capacity),
-            done: vec![0; threads],
-        };
+        let mut runner =
+            Runner { instance: (peer.build)(workload.capacity), done: vec![0; threads] };
         runner.instance.fill(workload.op, &residents);
         if workload.warm_up > 0 {
-            round(
-                &mut runner,
-                workload.op,
-                &streams,
-                plan,
-                Length::Ops(warm_up),
-            );
+            round(&mut runner, workload.op, &streams, plan, Length::Ops(warm_up));
         }
         runner
     };
@@ -188,9 +177,7 @@ pub fn run(workload: &Workload, threads: usize, peers: &[Peer], plan: &Plan) -> 
                 runners[who] = None;
             }
             let runner = runners[who].get_or_insert_with(|| build(&peers[who]));
-            rows[who]
-                .samples
-                .push(round(runner, workload.op, &streams, plan, length));
+            rows[who].samples.push(round(runner, workload.op, &streams, plan, length));
         }
     }
     let others = watch.and_then(|watch| watch.others());
@@ -201,12 +188,7 @@ pub fn run(workload: &Workload, threads: usize, peers: &[Peer], plan: &Plan) -> 
             row.refusals = instance.refusals();
         }
     }
-    Table {
-        workload: workload.clone(),
-        threads,
-        rows,
-        others,
-    }
+    Table { workload: workload.clone(), threads, rows, others }
 }
 
 /// How long a round lasts.
@@ -270,12 +252,7 @@ fn round(runner: &mut Runner, op: Op, streams: &[Stream], plan: &Plan, length: L
                     }
                     let wall = wall.elapsed();
                     let cpu = cpu.and_then(|then| thread_time()?.checked_sub(then));
-                    Share {
-                        blocks,
-                        hits,
-                        wall,
-                        cpu,
-                    }
+                    Share { blocks, hits, wall, cpu }
                 })
             })
             .collect();
@@ -289,10 +266,7 @@ fn round(runner: &mut Runner, op: Op, streams: &[Stream], plan: &Plan, length: L
             start.wait();
         }
         // A panic in a cache ends the run: there is nothing to compare then.
-        threads
-            .into_iter()
-            .map(|t| t.join().expect("a cache panicked"))
-            .collect()
+        threads.into_iter().map(|t| t.join().expect("a cache panicked")).collect()
     });
 
     let blocks: usize = shares.iter().map(|s| s.blocks).sum();
@@ -315,20 +289,14 @@ fn round(runner: &mut Runner, op: Op, streams: &[Stream], plan: &Plan, length: L
 
 /// Turns the keys of a stream into others for every pass over it.
 fn salt(op: Op, pass: usize) -> u64 {
-    if op.wants_fresh_keys() && pass > 0 {
-        key(u64::MAX - pass as u64)
-    } else {
-        0
-    }
+    if op.wants_fresh_keys() && pass > 0 { key(u64::MAX - pass as u64) } else { 0 }
 }
 
 /// The cores this process may run on, empty where the platform does not tell.
 pub fn cores() -> Vec<usize> {
     #[cfg(target_os = "linux")]
     if let Ok(set) = rustix::thread::sched_getaffinity(None) {
-        return (0..rustix::thread::CpuSet::MAX_CPU)
-            .filter(|&core| set.is_set(core))
-            .collect();
+        return (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect();
     }
     Vec::new()
 }
@@ -376,12 +344,7 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     fn start(cores: &'a [usize]) -> Option<Self> {
-        Some(Self {
-            cores,
-            start: Instant::now(),
-            busy: busy_time(cores)?,
-            own: process_time()?,
-        })
+        Some(Self { cores, start: Instant::now(), busy: busy_time(cores)?, own: process_time()? })
     }
 
     fn others(&self) -> Option<f64> {
@@ -408,9 +371,7 @@ fn busy_time(cores: &[usize]) -> Option<Duration> {
             // user nice system idle iowait irq softirq steal
             let idle = |i: &usize| *i == 3 || *i == 4;
             let fields = fields.enumerate().take(8).filter(|(i, _)| !idle(i));
-            ticks += fields
-                .filter_map(|(_, n)| n.parse::<u64>().ok())
-                .sum::<u64>();
+            ticks += fields.filter_map(|(_, n)| n.parse::<u64>().ok()).sum::<u64>();
         }
     }
     // `USER_HZ` is 100 on every Linux that this runs on.
@@ -426,58 +387,27 @@ mod tests {
     fn spread_is_median_min_and_max() {
         let spread = |figures: &[f64]| Spread::of(figures.iter().copied());
         assert_eq!(spread(&[]), None);
-        assert_eq!(
-            spread(&[3.0, 1.0, 2.0]),
-            Some(Spread {
-                median: 2.0,
-                min: 1.0,
-                max: 3.0
-            })
-        );
-        assert_eq!(
-            spread(&[4.0, 1.0]),
-            Some(Spread {
-                median: 2.5,
-                min: 1.0,
-                max: 4.0
-            })
-        );
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
+        assert_eq!(spread(&[4.0, 1.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
     }
 
     #[test]
     fn ratio_is_taken_round_by_round() {
         let row = |walls: &[f64]| Row {
             peer: PEERS[0],
-            samples: walls
-                .iter()
-                .map(|&wall| Sample {
-                    wall,
-                    ..Sample::default()
-                })
-                .collect(),
+            samples: walls.iter().map(|&wall| Sample { wall, ..Sample::default() }).collect(),
             resident: None,
             refusals: None,
         };
         // The machine is ten times slower in the second round for both.
         let (own, base) = (row(&[1.0, 20.0, 3.0]), row(&[2.0, 40.0, 3.0]));
-        assert_eq!(
-            own.ratio(&base),
-            Some(Spread {
-                median: 0.5,
-                min: 0.5,
-                max: 1.0
-            })
-        );
+        assert_eq!(own.ratio(&base), Some(Spread { median: 0.5, min: 0.5, max: 1.0 }));
     }
 
     /// Every default workload end to end: hits are hits, misses are misses.
     #[test]
     fn workloads_do_what_they_say() {
-        let plan = Plan {
-            rounds: 2,
-            length: Duration::from_millis(2),
-            cores: cores(),
-        };
+        let plan = Plan { rounds: 2, length: Duration::from_millis(2), cores: cores() };
         for name in
             "hits-1k,zipf-hits-1k,hot,read-through,evict,crowd,mix,load-hit,load-miss".split(',')
         {
@@ -487,10 +417,7 @@ mod tests {
             for row in &table.rows {
                 let who = row.peer.name;
                 assert_eq!(row.samples.len(), 2, "{name} {who}");
-                assert!(
-                    row.samples.iter().all(|s| s.ops > 0 && s.wall > 0.0),
-                    "{name} {who}"
-                );
+                assert!(row.samples.iter().all(|s| s.ops > 0 && s.wall > 0.0), "{name} {who}");
                 match (workload.op, row.hit_ratio()) {
                     (Op::Insert | Op::LoadMiss, ratio) => assert_eq!(ratio, None, "{name} {who}"),
                     (Op::ReadThrough, Some(ratio)) => {

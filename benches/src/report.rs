@@ -18,12 +18,10 @@ pub struct Machine {
 impl Machine {
     /// This machine, now.
     pub fn probe() -> Self {
-        let cpu = std::fs::read_to_string("/proc/cpuinfo")
-            .ok()
-            .and_then(|info| {
-                let line = info.lines().find(|line| line.starts_with("model name"))?;
-                Some(line.split_once(':')?.1.trim().to_owned())
-            });
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|info| {
+            let line = info.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        });
         Self {
             cpu: cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             load_before: load_average(),
@@ -43,9 +41,7 @@ fn version(package: &str) -> &'static str {
     const LOCK: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock"));
     let name = format!("name = \"{package}\"");
     let mut lines = LOCK.lines().skip_while(|line| *line != name);
-    let version = lines
-        .nth(1)
-        .and_then(|line| line.strip_prefix("version = \""));
+    let version = lines.nth(1).and_then(|line| line.strip_prefix("version = \""));
     version.and_then(|v| v.strip_suffix('"')).unwrap_or("?")
 }
 
@@ -75,24 +71,11 @@ pub fn markdown(
 }
 
 fn head(out: &mut String, machine: &Machine, plan: &Plan, peers: &[Peer], base: &str) {
-    let Machine {
-        cpu,
-        load_before,
-        date,
-    } = machine;
+    let Machine { cpu, load_before, date } = machine;
     let load = |load: Option<&String>| load.map_or("?", String::as_str).to_owned();
     line(out, "# Side by side\n");
-    line(
-        out,
-        format_args!(
-            "- Machine: {cpu}, {} cores for this process",
-            plan.cores.len()
-        ),
-    );
-    line(
-        out,
-        format_args!("- Built by: {}", env!("ALRU_BENCHES_RUSTC")),
-    );
+    line(out, format_args!("- Machine: {cpu}, {} cores for this process", plan.cores.len()));
+    line(out, format_args!("- Built by: {}", env!("ALRU_BENCHES_RUSTC")));
     line(
         out,
         format_args!(
@@ -118,17 +101,8 @@ fn head(out: &mut String, machine: &Machine, plan: &Plan, peers: &[Peer], base: 
              Ratios to {base}, round by round, then the median\n",
         ),
     );
-    for Peer {
-        name,
-        package,
-        note,
-        ..
-    } in peers
-    {
-        line(
-            out,
-            format_args!("- **{name}** ({package} {}): {note}", version(package)),
-        );
+    for Peer { name, package, note, .. } in peers {
+        line(out, format_args!("- **{name}** ({package} {}): {note}", version(package)));
     }
     out.push('\n');
 }
@@ -136,22 +110,12 @@ fn head(out: &mut String, machine: &Machine, plan: &Plan, peers: &[Peer], base: 
 /// One line a workload and number of threads, one column a subject.
 fn overview(out: &mut String, peers: &[Peer], base: &str, tables: &[Table]) {
     let took_part = |peer: &&Peer| tables.iter().any(|table| table.row(peer.name).is_some());
-    let names: Vec<&str> = peers
-        .iter()
-        .filter(took_part)
-        .map(|peer| peer.name)
-        .collect();
+    let names: Vec<&str> = peers.iter().filter(took_part).map(|peer| peer.name).collect();
     if names.is_empty() {
         return;
     }
-    line(
-        out,
-        format_args!("## Overview: ns an operation (ratio to {base})\n"),
-    );
-    line(
-        out,
-        format_args!("| workload | T | {} |", names.join(" | ")),
-    );
+    line(out, format_args!("## Overview: ns an operation (ratio to {base})\n"));
+    line(out, format_args!("| workload | T | {} |", names.join(" | ")));
     line(out, format_args!("|---|--:|{}", "--:|".repeat(names.len())));
     for table in tables {
         let base = table.row(base);
@@ -161,44 +125,24 @@ fn overview(out: &mut String, peers: &[Peer], base: &str, tables: &[Table]) {
             let ratio = ratio.map_or(String::new(), |r| format!(" ({})", figure(r.median)));
             Some(figure(row.wall()?.median) + &ratio)
         });
-        let cells: Vec<String> = cells
-            .map(|cell| cell.unwrap_or_else(|| "–".into()))
-            .collect();
+        let cells: Vec<String> = cells.map(|cell| cell.unwrap_or_else(|| "–".into())).collect();
         line(
             out,
-            format_args!(
-                "| {} | {} | {} |",
-                table.workload.name,
-                table.threads,
-                cells.join(" | ")
-            ),
+            format_args!("| {} | {} | {} |", table.workload.name, table.threads, cells.join(" | ")),
         );
     }
     out.push('\n');
 }
 
 fn details(out: &mut String, base: &str, table: &Table) {
-    let Table {
-        workload,
-        threads,
-        rows,
-        others,
-    } = table;
+    let Table { workload, threads, rows, others } = table;
     let plural = if *threads == 1 { "" } else { "s" };
-    line(
-        out,
-        format_args!("## {}, {threads} thread{plural}\n", workload.name),
-    );
+    line(out, format_args!("## {}, {threads} thread{plural}\n", workload.name));
     line(out, format_args!("{}.\n", workload.about));
     if let Some(others) = others.filter(|others| *others > 0.05) {
-        line(
-            out,
-            format_args!("**Disturbed**: others kept {others:.2} cores busy meanwhile.\n"),
-        );
+        line(out, format_args!("**Disturbed**: others kept {others:.2} cores busy meanwhile.\n"));
     }
-    let refusals = rows
-        .iter()
-        .any(|row| row.refusals.is_some_and(|r| r.refused > 0));
+    let refusals = rows.iter().any(|row| row.refusals.is_some_and(|r| r.refused > 0));
     let mut head = "| subject | ns | cpu | ratio | cpu ratio | hit % | resident |".to_owned();
     let mut rule = "|---|--:|--:|--:|--:|--:|--:|".to_owned();
     if refusals {
@@ -213,10 +157,8 @@ fn details(out: &mut String, base: &str, table: &Table) {
             spread(row.wall()),
             row.cpu().map_or("–".into(), |s| figure(s.median)),
             spread(base.and_then(|base| row.ratio(base))),
-            base.and_then(|base| row.cpu_ratio(base))
-                .map_or("–".into(), |s| figure(s.median)),
-            row.hit_ratio()
-                .map_or("–".into(), |ratio| format!("{:.2}", 100.0 * ratio)),
+            base.and_then(|base| row.cpu_ratio(base)).map_or("–".into(), |s| figure(s.median)),
+            row.hit_ratio().map_or("–".into(), |ratio| format!("{:.2}", 100.0 * ratio)),
             row.resident.map_or("–".into(), |n| n.to_string()),
         ];
         let mut text = format!("| {} | {} |", row.peer.name, cells.join(" | "));
@@ -240,9 +182,7 @@ pub fn csv(base: &str, tables: &[Table]) -> String {
         for row in &table.rows {
             let number = |n: Option<f64>| n.map_or(String::new(), |n| format!("{n:.4}"));
             let three = |s: Option<Spread>| {
-                [s.map(|s| s.median), s.map(|s| s.min), s.map(|s| s.max)]
-                    .map(number)
-                    .join(",")
+                [s.map(|s| s.median), s.map(|s| s.min), s.map(|s| s.max)].map(number).join(",")
             };
             let cells = [
                 table.workload.name.clone(),
@@ -255,11 +195,7 @@ pub fn csv(base: &str, tables: &[Table]) -> String {
                 number(row.cpu().map(|s| s.median)),
                 base.to_owned(),
                 three(base_row.and_then(|base| row.ratio(base))),
-                number(
-                    base_row
-                        .and_then(|base| row.cpu_ratio(base))
-                        .map(|s| s.median),
-                ),
+                number(base_row.and_then(|base| row.cpu_ratio(base)).map(|s| s.median)),
                 number(row.hit_ratio()),
                 row.resident.map_or(String::new(), |n| n.to_string()),
                 refused_share(row).map_or(String::new(), |share| format!("{share:.6}")),
@@ -283,11 +219,7 @@ fn spread(spread: Option<Spread>) -> String {
 
 /// About three digits.
 fn figure(number: f64) -> String {
-    let digits = if number < 10.0 {
-        2
-    } else {
-        usize::from(number < 100.0)
-    };
+    let digits = if number < 10.0 { 2 } else { usize::from(number < 100.0) };
     format!("{number:.digits$}")
 }
 
@@ -309,9 +241,6 @@ mod tests {
 
     #[test]
     fn figures_have_about_three_digits() {
-        assert_eq!(
-            [0.123, 9.87, 12.34, 123.4].map(figure),
-            ["0.12", "9.87", "12.3", "123"]
-        );
+        assert_eq!([0.123, 9.87, 12.34, 123.4].map(figure), ["0.12", "9.87", "12.3", "123"]);
     }
 }

@@ -175,12 +175,7 @@ impl Workload {
                 } else {
                     ("uniform", Keys::Uniform(n as u64))
                 };
-                hits(
-                    format!("Get resident keys, {law} over {n} entries"),
-                    Op::Get,
-                    n,
-                    keys,
-                )
+                hits(format!("Get resident keys, {law} over {n} entries"), Op::Get, n, keys)
             }
         };
         Ok(workload)
@@ -286,11 +281,7 @@ mod tests {
             assert!(stream.len() >= (1 << 16) / BLOCK, "{name}");
             let residents: HashSet<u64> = workload.residents().into_iter().collect();
             assert_eq!(residents.len(), workload.population, "{name}");
-            let inside = stream
-                .as_flattened()
-                .iter()
-                .filter(|k| residents.contains(k))
-                .count();
+            let inside = stream.as_flattened().iter().filter(|k| residents.contains(k)).count();
             if workload.op.wants_fresh_keys() {
                 assert_eq!(inside, 0, "{name}");
             } else if !workload.counts_operations() {
@@ -325,10 +316,7 @@ mod tests {
             let expected = total * f64::from(rank).powf(-0.9) / norm;
             let found = counts[&key(u64::from(rank) - 1)] as f64;
             // Five standard deviations; the seed is fixed.
-            assert!(
-                (found - expected).abs() < 5.0 * expected.sqrt(),
-                "{rank}: {found} {expected}"
-            );
+            assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{rank}: {found} {expected}");
         }
     }
 
@@ -337,15 +325,8 @@ mod tests {
         assert_eq!(parse_count("1k"), Some(1_000));
         assert_eq!(parse_count("4M"), Some(4_000_000));
         assert_eq!(parse_count("64"), Some(64));
-        for nonsense in [
-            "",
-            "k",
-            "0",
-            "-1",
-            "1g",
-            "99999999999999999999",
-            "18446744073709551615k",
-        ] {
+        for nonsense in ["", "k", "0", "-1", "1g", "99999999999999999999", "18446744073709551615k"]
+        {
             assert_eq!(parse_count(nonsense), None, "{nonsense}");
         }
     }

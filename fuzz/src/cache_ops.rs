@@ -199,11 +199,7 @@ impl Hasher for Hash1 {
     }
 
     fn finish(&self) -> u64 {
-        if self.collide {
-            42
-        } else {
-            self.inner.finish()
-        }
+        if self.collide { 42 } else { self.inner.finish() }
     }
 }
 
@@ -245,10 +241,7 @@ struct Known {
 
 impl Known {
     fn cut(at: u64) -> Self {
-        Self {
-            cut: at,
-            ..Self::default()
-        }
+        Self { cut: at, ..Self::default() }
     }
 }
 
@@ -313,9 +306,7 @@ impl World {
     fn new(config: &Config) -> Option<Self> {
         let capacity = u64::from(config.capacity % 64) + 1;
         let time = ManualTime::new();
-        let mut builder = Cache::builder()
-            .max_capacity(capacity)
-            .time_source(time.clone());
+        let mut builder = Cache::builder().max_capacity(capacity).time_source(time.clone());
         if config.plain_clock {
             builder = builder.eviction_policy(EvictionPolicy::clock());
         }
@@ -326,18 +317,14 @@ impl World {
             Ttl::Millis(ms) => Some(Duration::from_millis(u64::from(ms))),
             Ttl::Max => Some(Duration::MAX),
         };
-        let jitter = config
-            .jitter_ms
-            .map(|ms| Duration::from_millis(u64::from(ms)));
+        let jitter = config.jitter_ms.map(|ms| Duration::from_millis(u64::from(ms)));
         if let Some(ttl) = ttl {
             builder = builder.time_to_live(ttl);
         }
         if let Some(jitter) = jitter {
             builder = builder.jitter(jitter);
         }
-        let hash = Hash {
-            collide: config.collide,
-        };
+        let hash = Hash { collide: config.collide };
         let cache = match builder.try_build_with_hasher(hash) {
             Ok(cache) => cache,
             Err(error) => {
@@ -411,10 +398,7 @@ impl World {
                 assert_eq!(peek, get);
                 // A load under way is an entry without a value.
                 assert!(contains || peek.is_none(), "a value without an entry");
-                assert!(
-                    !contains || peek.is_some() || self.pending(key),
-                    "an entry of nothing"
-                );
+                assert!(!contains || peek.is_some() || self.pending(key), "an entry of nothing");
                 self.saw(key, get);
             }
             Op::Insert { key } => {
@@ -445,12 +429,9 @@ impl World {
             Op::Advance { ms } => self.time.advance(Duration::from_millis(u64::from(ms))),
             Op::RunPendingTasks => self.cache.run_pending_tasks(),
             Op::Pin { read, then } => self.pin(read % self.keys, then),
-            Op::Call {
-                key,
-                api,
-                outcome,
-                ready,
-            } => self.call(key % self.keys, api, outcome, ready),
+            Op::Call { key, api, outcome, ready } => {
+                self.call(key % self.keys, api, outcome, ready)
+            }
             Op::Poll { call, rewake } => {
                 if let Some(i) = self.index(call) {
                     if rewake {
@@ -497,10 +478,7 @@ impl World {
             (Some(id), _) if known.vague => {
                 let past = self.past(id);
                 assert_eq!(past.key, key, "a value of another key");
-                assert!(
-                    past.born.get() >= Some(known.cut),
-                    "older than the last write"
-                );
+                assert!(past.born.get() >= Some(known.cut), "older than the last write");
             }
             (Some(id), Some(latest)) => {
                 assert_eq!(id, latest.id, "not the latest value of {key}");
@@ -535,8 +513,7 @@ impl World {
         let past = self.past(id);
         past.born.set(Some(self.clock.get()));
         past.ended.set(Some(self.clock.get()));
-        self.cache
-            .insert(Key::new(key, &self.tally), Value::new(id, &self.tally));
+        self.cache.insert(Key::new(key, &self.tally), Value::new(id, &self.tally));
         *self.known(key) = Known::cut(self.clock.get());
         self.wrote(key, id);
         id
@@ -652,10 +629,7 @@ impl World {
         let origin = self.past(of);
         assert_eq!(origin.key, key, "the result of another key");
         assert_eq!(own, of == id, "ran a loader for nothing");
-        assert!(
-            origin.born.get() >= Some(cut),
-            "older than the last write before the call"
-        );
+        assert!(origin.born.get() >= Some(cut), "older than the last write before the call");
         assert_eq!(answer.is_err(), origin.outcome == Outcome::Err);
         let shared = origin.ended.get() > Some(started);
         if own {
@@ -679,47 +653,62 @@ impl World {
     /// A call was polled and waits, or its loader began (`led`): finds the flight that it is in.
     fn place(&mut self, i: usize, led: bool) {
         let (id, key) = (self.calls[i].id, self.calls[i].key);
-        let left = self.calls[i]
-            .flight
-            .filter(|&flight| !self.flights[flight].ended);
-        if let Some(flight) = left {
-            if led {
-                match self.flights[flight].leader {
-                    None => self.flights[flight].leader = Some(id),
-                    // Its flight was pushed out earlier, and who leads is in another.
-                    Some(_) => {
-                        self.lost += 1;
+        let known = *self.known(key);
+        let stays = self.calls[i].flight.filter(|&flight| !self.flights[flight].ended);
+        let flight = if let Some(flight) = stays {
+            if led && self.flights[flight].leader.is_some() {
+                // Its flight was pushed out, and who leads is in another.
+                self.push_out(key);
+            }
+            flight
+        } else {
+            let led_by_another = |flight: usize| self.flights[flight].leader.is_some();
+            let flight = match known.flight {
+                Some(flight) if led && led_by_another(flight) => {
+                    self.push_out(key);
+                    self.new_flight()
+                }
+                Some(flight) => {
+                    // Who leads here took over from one that left; or this one was pushed out
+                    // before that, and who leads is in a flight of its own.
+                    let stats = self.cache.stats();
+                    if led && stats.evictions + stats.refused > 0 {
                         self.known(key).vague = true;
                     }
+                    flight
                 }
-            }
-            return;
-        }
-        let current = self.known(key).flight;
-        let led_by_another = current.is_some_and(|flight| self.flights[flight].leader.is_some());
-        let flight = match current {
-            Some(flight) if !(led && led_by_another) => flight,
-            _ => {
-                assert!(led, "waits for nothing");
-                // There was no value, else it would not have led; and if there was a flight, it
-                // was pushed out.
+                None => {
+                    assert!(led || known.vague, "waits for nothing");
+                    self.new_flight()
+                }
+            };
+            if led && known.flight != Some(flight) {
+                // If there had been a value, it would not have led.
                 self.saw(key, None);
-                self.lost += u64::from(current.is_some());
-                self.flights.push(Flight {
-                    leader: None,
-                    members: 0,
-                    ended: false,
-                });
-                self.flights.len() - 1
             }
+            self.known(key).flight = Some(flight);
+            if let Some(before) = self.calls[i].flight.replace(flight) {
+                self.flights[before].members -= 1;
+            }
+            self.flights[flight].members += 1;
+            flight
         };
-        self.known(key).flight = Some(flight);
-        if let Some(before) = self.calls[i].flight.replace(flight) {
-            self.flights[before].members -= 1;
-        }
-        self.flights[flight].members += 1;
         if led {
             self.flights[flight].leader = Some(id);
+        }
+    }
+
+    fn new_flight(&mut self) -> usize {
+        self.flights.push(Flight { leader: None, members: 0, ended: false });
+        self.flights.len() - 1
+    }
+
+    /// The flight of `key` was pushed out earlier; it shows only now.
+    fn push_out(&mut self, key: u8) {
+        let known = self.known(key);
+        if !known.vague {
+            known.vague = true;
+            self.lost += 1;
         }
     }
 
@@ -744,11 +733,7 @@ impl World {
 
     fn check_counts(&self) {
         let entries = self.cache.entry_count();
-        assert!(
-            entries <= self.capacity,
-            "{entries} entries in {}",
-            self.capacity
-        );
+        assert!(entries <= self.capacity, "{entries} entries in {}", self.capacity);
         let stats = self.cache.stats();
         assert!(
             self.lost <= stats.evictions + stats.refused,
@@ -759,14 +744,9 @@ impl World {
 
     /// Each entry has one key, and can be reached by it.
     fn check_entries(&self) {
-        let reachable = (0..self.keys)
-            .filter(|key| self.cache.contains_key(key))
-            .count() as u64;
+        let reachable = (0..self.keys).filter(|key| self.cache.contains_key(key)).count() as u64;
         let entries = self.cache.entry_count();
-        assert!(
-            reachable <= entries,
-            "{reachable} reachable of {entries} entries"
-        );
+        assert!(reachable <= entries, "{reachable} reachable of {entries} entries");
         if self.life.is_none() {
             assert_eq!(reachable, entries, "an entry that nobody can reach");
         }

@@ -32,10 +32,7 @@ unsafe impl Sync for Token {}
 impl Token {
     fn new(tally: &Tally) -> Self {
         tally.0.fetch_add(1, Ordering::Relaxed);
-        Self {
-            tally: tally.clone(),
-            mark: Box::new(Cell::new(ALIVE)),
-        }
+        Self { tally: tally.clone(), mark: Box::new(Cell::new(ALIVE)) }
     }
 
     fn check(&self) {
@@ -59,10 +56,7 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) fn new(id: u8, tally: &Tally) -> Self {
-        Self {
-            id,
-            token: Token::new(tally),
-        }
+        Self { id, token: Token::new(tally) }
     }
 }
 
@@ -98,10 +92,7 @@ pub(crate) struct Value {
 
 impl Value {
     pub(crate) fn new(id: usize, tally: &Tally) -> Self {
-        Self {
-            id,
-            token: Token::new(tally),
-        }
+        Self { id, token: Token::new(tally) }
     }
 
     pub(crate) fn id(&self) -> usize {

@@ -15,10 +15,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn new(open: bool) -> Self {
-        Self {
-            open: Cell::new(open),
-            waker: RefCell::default(),
-        }
+        Self { open: Cell::new(open), waker: RefCell::default() }
     }
 
     pub(crate) fn open(&self) {

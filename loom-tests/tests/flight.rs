@@ -1,12 +1,14 @@
 //! Flights: who leads, who is woken, who drops the future, when it is over.
 #![cfg(alru_loom)]
 
-use alru::raw::flight::{Drive, Entered, FlightId, Flights, Left, Outcome, Released, Resident, Turn};
+use alru::raw::flight::{
+    Drive, Entered, FlightId, Flights, Left, Outcome, Released, Resident, Turn,
+};
 use alru::raw::waiters::Node;
-use alru_loom_tests::{Bell, Value, check, check_deeper};
+use alru_loom_tests::{Bell, Value, check_deeper};
 use loom::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use loom::thread;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -120,12 +122,12 @@ fn two_join_while(lead: fn(&Sky, FlightId), may_lead: bool) {
 
 #[test]
 fn a_lead_given_up_is_found_or_told_to_two_joiners() {
-    check(|| two_join_while(|sky, id| sky.entered(id).flight.give_up_lead(), true));
+    check_deeper(|| two_join_while(|sky, id| sky.entered(id).flight.give_up_lead(), true));
 }
 
 #[test]
 fn a_result_is_found_or_told_to_two_joiners() {
-    check(|| two_join_while(complete, false));
+    check_deeper(|| two_join_while(complete, false));
 }
 
 /// Waiter 0 is polled while the leader gives up; if it takes the lead it does `then`.
@@ -164,7 +166,7 @@ fn who_takes_over_and_cancels_leaves_nobody_asleep() {
 
 #[test]
 fn a_flight_ends_once_and_nobody_enters_it_after() {
-    check(|| {
+    check_deeper(|| {
         let (sky, id) = begin(Drive::Caller);
         assert!(sky.enter(id).is_some());
         let (a, b) = (sky.clone(), sky.clone());
@@ -222,7 +224,7 @@ fn drive(sky: &Sky, id: FlightId) {
 
 #[test]
 fn closer_poller_and_leaver_drop_the_future_once() {
-    check(|| {
+    check_deeper(|| {
         let (sky, id) = begin_shared(3);
         let (a, b) = (sky.clone(), sky.clone());
         let poller = thread::spawn(move || {
@@ -244,7 +246,7 @@ fn closer_poller_and_leaver_drop_the_future_once() {
 /// A future that waits for a flag is polled by two waiters while the flag is raised.
 #[test]
 fn a_wake_during_a_poll_reaches_a_waiter() {
-    check(|| {
+    check_deeper(|| {
         let (sky, id) = begin(Drive::Shared);
         let flag = Arc::new(AtomicBool::new(false));
         let raised = flag.clone();
@@ -258,7 +260,7 @@ fn a_wake_during_a_poll_reaches_a_waiter() {
         assert_eq!(flight.release_poll(), Released::Idle);
 
         // One poll; true if it ended, or may do so: a wake came.
-        let poll = |sky: &Sky| {
+        let poll = move |sky: &Sky| {
             let waiter = Waiter::enter(sky, id).unwrap();
             waiter.listen();
             let flight = waiter.entered().flight;

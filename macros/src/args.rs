@@ -147,7 +147,8 @@ fn unknown(name: &str) -> String {
 
 /// A number, `None`, or an expression of type `usize`.
 fn maxsize(value: Expr) -> syn::Result<MaxSize> {
-    const FORMS: &str = "write a number of entries, `maxsize = 32`, or `maxsize = None` for no bound";
+    const FORMS: &str =
+        "write a number of entries, `maxsize = 32`, or `maxsize = None` for no bound";
     match &value {
         Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) => {
             // Parsed for its message only; rustc checks the width of the target.
@@ -155,7 +156,10 @@ fn maxsize(value: Expr) -> syn::Result<MaxSize> {
                 Error::new(number.span(), format!("`{number}` is no size ({error}): {FORMS}"))
             })?;
             if !matches!(number.suffix(), "" | "usize") {
-                return Err(Error::new(number.span(), "`maxsize` is a usize: take the suffix away"));
+                return Err(Error::new(
+                    number.span(),
+                    "`maxsize` is a usize: take the suffix away",
+                ));
             }
         }
         Expr::Lit(_) => return Err(Error::new_spanned(&value, format!("not a size: {FORMS}"))),
@@ -169,7 +173,9 @@ fn maxsize(value: Expr) -> syn::Result<MaxSize> {
         _ => {}
     }
     let span = value.span();
-    Ok(MaxSize::Bounded(quote_spanned!(span=> { let maxsize: usize = #value; maxsize })))
+    Ok(MaxSize::Bounded(
+        quote_spanned!(span=> { let __alru_maxsize: usize = #value; __alru_maxsize }),
+    ))
 }
 
 /// A duration as text, `None`, or an expression of type `Duration`.
@@ -204,8 +210,8 @@ fn lifetime(name: &Ident, value: Expr) -> syn::Result<Option<TokenStream>> {
         _ => {
             let span = value.span();
             Ok(Some(quote_spanned!(span=> {
-                let duration: ::core::time::Duration = #value;
-                duration
+                let __alru_duration: ::core::time::Duration = #value;
+                __alru_duration
             })))
         }
     }

@@ -54,7 +54,10 @@ impl fmt::Display for DurationError {
                 write!(f, "unknown unit `{unit}`: use one of ns, us, ms, s, m, h, d")
             }
             Self::Compound(text) => {
-                write!(f, "`{text}` has several numbers: write one number and one unit, \"90m\" for \"1h30m\"")
+                write!(
+                    f,
+                    "`{text}` has several numbers: write one number and one unit, \"90m\" for \"1h30m\""
+                )
             }
             Self::TooFine(text) => {
                 write!(f, "`{text}` is finer than a nanosecond: leave the last digits out")

@@ -28,8 +28,8 @@ use crate::signature::{Output, Signature};
 /// the mistake is not buried under others about a function that is not there.
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> (TokenStream, Option<Error>) {
     let (args, mut errors) = Args::parse(args);
-    let function = syn::parse2::<ItemFn>(item.clone())
-        .map_err(|error| not_a_function(&item).unwrap_or(error));
+    let function =
+        syn::parse2::<ItemFn>(item.clone()).map_err(|error| not_a_function(&item).unwrap_or(error));
     let expanded = function.and_then(|function| {
         let signature = Signature::read(&function, &args.krate)?;
         Ok(generate(&args, &signature, &function))
@@ -104,12 +104,7 @@ fn outer(
 }
 
 /// The type of the same name, and the cache behind it.
-fn companion(
-    args: &Args,
-    signature: &Signature,
-    function: &ItemFn,
-    attrs: &Attrs,
-) -> TokenStream {
+fn companion(args: &Args, signature: &Signature, function: &ItemFn, attrs: &Attrs) -> TokenStream {
     let Args { maxsize, ttl, jitter, krate } = args;
     let Attrs { companion: attrs, .. } = attrs;
     let vis = &function.vis;
@@ -119,7 +114,7 @@ fn companion(
     let key_types: Vec<_> = signature.args.iter().map(|arg| arg.owned_type()).collect();
     let key = tuple(&key_types);
     let names: Vec<_> = (0..key_types.len())
-        .map(|index| format_ident!("arg{index}", span = Span::mixed_site()))
+        .map(|index| format_ident!("__alru_arg{index}", span = Span::mixed_site()))
         .collect();
     let pattern = tuple(&names.iter().map(|name| quote!(#name)).collect::<Vec<_>>());
     let load = quote_spanned!(ident.span()=> #ident::__alru_load(#(#names),*));
@@ -136,9 +131,10 @@ fn companion(
     };
     // Asked for one by one at the token they come from, so that a missing `Clone`
     // is reported at the type that lacks it.
-    let key_checks = key_types.iter().zip(&signature.args).map(|(owned, arg)| {
-        quote_spanned!(arg.ty.span()=> #private::assert_key::<#owned>();)
-    });
+    let key_checks = key_types
+        .iter()
+        .zip(&signature.args)
+        .map(|(owned, arg)| quote_spanned!(arg.ty.span()=> #private::assert_key::<#owned>();));
     let value_check = quote_spanned!(value.span()=> #private::assert_value::<#value>(););
     let error_check = quote_spanned!(error.span()=> #private::assert_error::<#error>(););
 
@@ -166,7 +162,9 @@ fn companion(
             clippy::nursery
         )]
     };
-    let about = format!("The cache of [`{ident}`](fn@{ident}): never a value, only a place for its functions.");
+    let about = format!(
+        "The cache of [`{ident}`](fn@{ident}): never a value, only a place for its functions."
+    );
     quote! {
         #(#attrs)*
         #allow
@@ -183,7 +181,7 @@ fn companion(
                     #value_check
                     #error_check
                 };
-                static CACHE: ::std::sync::LazyLock<#krate::AlruCache<#key, #value, #error>> =
+                static __ALRU_CACHE: ::std::sync::LazyLock<#krate::AlruCache<#key, #value, #error>> =
                     ::std::sync::LazyLock::new(|| {
                         #builder(|#pattern: #key| #loader)
                             #maxsize
@@ -191,7 +189,7 @@ fn companion(
                             #jitter
                             .build()
                     });
-                &CACHE
+                &__ALRU_CACHE
             }
 
             /// Hits, misses, maxsize and current size.
@@ -291,7 +289,8 @@ struct Attrs {
 
 impl Attrs {
     fn sort(attrs: &[Attribute]) -> Self {
-        let is = |attr: &Attribute, names: &[&str]| names.iter().any(|name| attr.path().is_ident(name));
+        let is =
+            |attr: &Attribute, names: &[&str]| names.iter().any(|name| attr.path().is_ident(name));
         let hidden = |attr: &Attribute| {
             attr.path().is_ident("doc")
                 && matches!(&attr.meta, syn::Meta::List(list) if list.tokens.to_string() == "hidden")

@@ -7,6 +7,8 @@ mod duration;
 mod expand;
 mod signature;
 
+#[cfg(doctest)]
+mod rejected;
 #[cfg(test)]
 mod tests;
 
@@ -185,8 +187,6 @@ mod tests;
 ///
 /// The time source, eviction policy and name of the cache cannot be set here; build an `AlruCache` for
 /// that, for example to test expiry with a `ManualTime`.
-///
-#[doc = include_str!("../tests/rejected.md")]
 #[proc_macro_attribute]
 pub fn alru_cache(args: TokenStream, item: TokenStream) -> TokenStream {
     let (mut expanded, errors) = expand::expand(args.into(), item.into());

@@ -66,7 +66,9 @@ impl Arg {
         let ident = &self.ident;
         match &self.borrowed {
             None => quote!(#ident),
-            Some(ty) => quote_spanned!(ty.span()=> <#ty as ::std::borrow::ToOwned>::to_owned(#ident)),
+            Some(ty) => {
+                quote_spanned!(ty.span()=> <#ty as ::std::borrow::ToOwned>::to_owned(#ident))
+            }
         }
     }
 
@@ -224,9 +226,13 @@ impl Output {
 
 /// The type arguments of a path whose last segment is `Result`.
 fn result_arguments(ty: &Type) -> Option<Vec<&Type>> {
-    let Type::Path(path) = ungrouped(ty) else { return None };
+    let Type::Path(path) = ungrouped(ty) else {
+        return None;
+    };
     let last = path.path.segments.last().filter(|last| last.ident == "Result")?;
-    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return Some(vec![]) };
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return Some(vec![]);
+    };
     let types = arguments.args.iter().filter_map(|argument| match argument {
         GenericArgument::Type(ty) => Some(ty),
         _ => None,
@@ -358,4 +364,3 @@ impl Errors {
         self.0.map_or(Ok(value), Err)
     }
 }
-

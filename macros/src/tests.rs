@@ -142,7 +142,7 @@ fn a_function_with_wrong_arguments_is_expanded_all_the_same() {
 #[test]
 fn settings_reach_the_builder() {
     let text = expansion("maxsize = 32, ttl = \"10s\", jitter = \"2.5s\"", GOOD);
-    assert_has(&text, ".maxsize({ let maxsize: usize = 32; maxsize })");
+    assert_has(&text, ".maxsize({ let __alru_maxsize: usize = 32; __alru_maxsize })");
     assert_has(&text, ".ttl(::core::time::Duration::new(10u64, 0u32))");
     assert_has(&text, ".jitter(::core::time::Duration::new(2u64, 500000000u32))");
 
@@ -156,8 +156,8 @@ fn settings_reach_the_builder() {
     assert!(!text.contains(":: alru ::"), "{text}");
 
     let text = expansion("maxsize = SIZE, ttl = Duration::from_secs(60)", GOOD);
-    assert_has(&text, "{ let maxsize: usize = SIZE; maxsize }");
-    assert_has(&text, "let duration: ::core::time::Duration = Duration::from_secs(60);");
+    assert_has(&text, "{ let __alru_maxsize: usize = SIZE; __alru_maxsize }");
+    assert_has(&text, "let __alru_duration: ::core::time::Duration = Duration::from_secs(60);");
 }
 
 #[test]
@@ -224,7 +224,10 @@ fn attributes_go_where_they_belong() {
     let all = "#[doc = \" Doc.\"] #[cfg(unix)] #[doc(hidden)] #[deprecated] #[allow(unused)] #[allow(dead_code)]";
     assert_has(&text, &format!("{all} pub(crate) async fn f() {{"));
     assert_has(&text, "#[cfg(unix)] #[doc(hidden)] #[allow(");
-    assert_has(&expansion("", "async fn f() { #![allow(unused)] g() }"), "#[allow(unused)] async fn f() {");
+    assert_has(
+        &expansion("", "async fn f() { #![allow(unused)] g() }"),
+        "#[allow(unused)] async fn f() {",
+    );
     assert_has(
         &text,
         "#[cfg(unix)] #[doc(hidden)] impl f { #[allow(unused)] #[expect(dead_code)] async fn __alru_load() { g() } }",
@@ -234,8 +237,13 @@ fn attributes_go_where_they_belong() {
 #[test]
 fn access_is_as_visible_as_the_function() {
     let names = [
-        "cache", "cache_info", "cache_parameters", "cache_contains", "cache_invalidate",
-        "cache_clear", "cache_close",
+        "cache",
+        "cache_info",
+        "cache_parameters",
+        "cache_contains",
+        "cache_invalidate",
+        "cache_clear",
+        "cache_close",
     ];
     for vis in ["", "pub", "pub(crate)", "pub(in crate::a)"] {
         let text = expansion("", &format!("{vis} async fn f() {{}}"));
@@ -247,7 +255,7 @@ fn access_is_as_visible_as_the_function() {
                 syn::Item::Enum(item) => {
                     assert_eq!(tokens(&item.vis), wanted);
                     assert!(item.variants.is_empty());
-                },
+                }
                 syn::Item::Impl(item) => {
                     for item in item.items {
                         let syn::ImplItem::Fn(item) = item else { panic!("not a function") };

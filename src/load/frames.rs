@@ -13,6 +13,11 @@ struct Frame {
     outer: *const Frame,
 }
 
+#[cfg(not(alru_loom))]
+std::thread_local! {
+    static INNERMOST: Cell<*const Frame> = const { Cell::new(std::ptr::null()) };
+}
+#[cfg(alru_loom)]
 crate::sync::thread_local! {
     static INNERMOST: Cell<*const Frame> = Cell::new(std::ptr::null());
 }

@@ -101,8 +101,11 @@ where
 
     /// One more waiter of each open flight.
     pub(crate) fn of_all(core: &Arc<Core<K, V>>) -> Vec<Self> {
-        let waiter =
-            |entered: Entered<'_, V>| Self { core: core.clone(), id: entered.id, listener: Listener::new() };
+        let waiter = |entered: Entered<'_, V>| Self {
+            core: core.clone(),
+            id: entered.id,
+            listener: Listener::new(),
+        };
         core.flights().enter_each().map(waiter).collect()
     }
 
@@ -279,7 +282,11 @@ where
         Admission::Join(seat, _) => {
             core.count(&guard, Counter::Hits);
             let waiter = SharedWaiter::new(core, seat);
-            if frames::is_polling(waiter.name()) { Begun::Recursive } else { Begun::Waiting(waiter) }
+            if frames::is_polling(waiter.name()) {
+                Begun::Recursive
+            } else {
+                Begun::Waiting(waiter)
+            }
         }
         Admission::Lead(seat) => {
             core.count(&guard, Counter::Misses);

@@ -195,19 +195,9 @@ mod tests {
         let life = Duration::from_millis(DEADLINE_MAX - 2);
         let deadline = deadline(Duration::ZERO, Duration::ZERO, life);
         assert_eq!(deadline, DEADLINE_MAX - 1);
-        assert!(!is_expired(
-            deadline,
-            life - MS,
-            Duration::ZERO,
-            Duration::ZERO
-        ));
+        assert!(!is_expired(deadline, life - MS, Duration::ZERO, Duration::ZERO));
         assert!(is_expired(deadline, life, Duration::ZERO, Duration::ZERO));
-        assert!(is_expired(
-            deadline,
-            Duration::MAX,
-            Duration::ZERO,
-            Duration::ZERO
-        ));
+        assert!(is_expired(deadline, Duration::MAX, Duration::ZERO, Duration::ZERO));
     }
 
     /// The two sides of the rule, at random instants around random deadlines, on a clock that

@@ -133,10 +133,7 @@ mod tests {
             counts[cell(draw(jitter, random.next()))] += 1;
         }
         let expected = f64::from(DRAWS) / 100.0;
-        counts
-            .iter()
-            .map(|&n| (f64::from(n) - expected).powi(2) / expected)
-            .sum()
+        counts.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum()
     }
 
     #[test]
@@ -149,11 +146,8 @@ mod tests {
     #[test]
     fn draws_are_uniform_over_seconds() {
         let jitter = Duration::from_secs(2);
-        let chi = chi_square(
-            jitter,
-            |d| (d.as_nanos() * 100 / (jitter.as_nanos() + 1)) as usize,
-            4,
-        );
+        let chi =
+            chi_square(jitter, |d| (d.as_nanos() * 100 / (jitter.as_nanos() + 1)) as usize, 4);
         assert!(chi < 148.2, "{chi}");
     }
 

@@ -130,8 +130,8 @@ impl Line {
     #[inline(always)]
     fn tags_equal(&self, tag: Tag) -> u32 {
         use std::arch::x86_64::{
-            __m128i, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_movemask_epi8, _mm_packs_epi16,
-            _mm_packs_epi32, _mm_set1_epi32, _mm_shuffle_ps,
+            __m128i, _mm_castps_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_movemask_epi8,
+            _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32, _mm_shuffle_ps,
         };
         let (w01, w23, w45, w67): (__m128i, __m128i, __m128i, __m128i);
         // SAFETY: `self` is 64 bytes, 64-aligned, and initialised; the block only reads it.
@@ -153,7 +153,10 @@ impl Line {
         let equal = unsafe {
             let tags = _mm_set1_epi32(tag as i32);
             let upper = |x, y| {
-                _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(_mm_castsi128_ps(x), _mm_castsi128_ps(y)))
+                _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(
+                    _mm_castsi128_ps(x),
+                    _mm_castsi128_ps(y),
+                ))
             };
             let low = _mm_cmpeq_epi32(upper(w01, w23), tags);
             let high = _mm_cmpeq_epi32(upper(w45, w67), tags);
@@ -483,7 +486,8 @@ impl<'a> Bin<'a> {
         }
         let position = hits.trailing_zeros() as usize;
         let cell = &self.line.0[1 + position];
-        let done = cell.load(Acquire) == word.0 && self.commit(header, header.without(position)).is_ok();
+        let done =
+            cell.load(Acquire) == word.0 && self.commit(header, header.without(position)).is_ok();
         if done {
             // Release: as in `unlink`.
             cell.store(VACANT, Release);

@@ -529,7 +529,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         let slot = unsafe { self.slab.slot(index) };
         // The id is not reused before the caller recycles the flight, so PENDING with it is its own slot,
         // and stays that slot while this thread is pinned.
-        if slot.state.load().flight() == Some(id.field()) && self.unlink(&guard, tag, index).is_some() {
+        if slot.state.load().flight() == Some(id.field())
+            && self.unlink(&guard, tag, index).is_some()
+        {
             self.ledger.refund();
         }
     }
@@ -565,7 +567,8 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 if victim.from_probation && !victim.expired {
                     hands.remember(victim.tag);
                 }
-                let counter = if victim.expired { Counter::Expirations } else { Counter::Evictions };
+                let counter =
+                    if victim.expired { Counter::Expirations } else { Counter::Evictions };
                 self.count(guard, counter);
                 return true;
             }
@@ -584,7 +587,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// Makes room in the full group of `tag`: a dead entry goes, else the coldest ready one, never `keep`;
     /// an unbounded index grows. False if all there are loads.
     fn clear_group(self: &Arc<Self>, guard: &Guard, tag: Tag, keep: Option<u32>) -> bool {
-        if self.hands.is_none() && self.index.grow_for_group(guard, tag, self.ledger.total() as usize) {
+        if self.hands.is_none()
+            && self.index.grow_for_group(guard, tag, self.ledger.total() as usize)
+        {
             return true;
         }
         let mut coldest = None;
@@ -763,7 +768,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     }
                     return Publish::Done;
                 }
-                Commit::Full if !self.clear_group(guard, tag, None) => return Publish::Refused(draft),
+                Commit::Full if !self.clear_group(guard, tag, None) => {
+                    return Publish::Refused(draft);
+                }
                 _ => continue,
             }
         }
@@ -880,7 +887,11 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// the cache's own copy of the value: user code, run at most once, while nothing is half done.
     ///
     /// The caller holds the flight's turn.
-    pub fn complete(self: &Arc<Self>, entered: Entered<'_, V>, copy: impl FnOnce() -> V) -> Completion {
+    pub fn complete(
+        self: &Arc<Self>,
+        entered: Entered<'_, V>,
+        copy: impl FnOnce() -> V,
+    ) -> Completion {
         let (index, _) = entered.flight.slot();
         let field = entered.id.field();
         let guard = reclaim::pin();

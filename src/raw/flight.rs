@@ -408,7 +408,13 @@ impl<V> Flights<V> {
         }
     }
 
-    /// Loads that have begun and whose flight has not been recycled.
+    /// Loads that have not ended. Looks at every flight there ever was at once.
+    pub fn open(&self) -> usize {
+        let flights = (1..self.fresh.load(Acquire)).filter_map(|i| self.cells.get(i as usize));
+        flights.filter(|f| !f.is_closed()).count()
+    }
+
+    /// Flights that are in use: loads that have not ended, or whose callers have not all collected. A hint.
     pub fn active(&self) -> usize {
         // Relaxed: a statistic and a hint.
         self.active.load(Relaxed)

@@ -4,7 +4,7 @@
 //! torn read may see one twice or not at all. Each costs a newcomer its head start, nothing else.
 
 use super::bin::Tag;
-use super::mem::{OutOfMemory, Blank, ZeroedArray};
+use super::mem::{Blank, OutOfMemory, ZeroedArray};
 use crate::policy::ghost::{Bucket, LANES, fingerprint};
 use crate::sync::atomic::{AtomicU64, Ordering::*};
 

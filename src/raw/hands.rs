@@ -138,6 +138,16 @@ impl Coldest {
     }
 }
 
+/// What the slow sweeps look at, and how.
+struct Sweep<'a, K, V, E, S> {
+    slab: &'a Slab<K, V>,
+    ledger: &'a Ledger,
+    stripe: usize,
+    crowded: bool,
+    is_expired: E,
+    soon: S,
+}
+
 /// Which replacement policy the hands follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -157,7 +167,12 @@ pub struct Hands {
 }
 
 impl Hands {
-    pub fn new(policy: Policy, capacity: u64, slots: usize, stripes: usize) -> Result<Self, OutOfMemory> {
+    pub fn new(
+        policy: Policy,
+        capacity: u64,
+        slots: usize,
+        stripes: usize,
+    ) -> Result<Self, OutOfMemory> {
         let plain = policy == Policy::Plain;
         let probation_target = if plain { 0 } else { clock::probation_target(capacity) };
         let plain = probation_target == 0;
@@ -192,9 +207,8 @@ impl Hands {
     /// Where a newcomer starts: main while it fills or when the ghost knows the key, else probation.
     #[inline]
     pub fn residence(&self, tag: Tag, ledger: &Ledger) -> Residence {
-        let main = self.probation_target == 0
-            || ledger.main() < self.main_target
-            || self.ghost.knows(tag);
+        let main =
+            self.probation_target == 0 || ledger.main() < self.main_target || self.ghost.knows(tag);
         if main { Residence::Main } else { Residence::Probation }
     }
 
@@ -218,7 +232,8 @@ impl Hands {
     #[inline]
     fn bit(&self, index: u32) -> Option<(&AtomicU64, u64)> {
         let word = index as usize / BLOCK;
-        (word < self.probation.len()).then(|| (&self.probation.get(word).0, 1 << (index as usize % BLOCK)))
+        (word < self.probation.len())
+            .then(|| (&self.probation.get(word).0, 1 << (index as usize % BLOCK)))
     }
 
     #[inline]
@@ -244,7 +259,7 @@ impl Hands {
                 return Some(victim);
             }
         }
-        self.next_victim_slow(slab, ledger, stripe, crowded, is_expired, soon)
+        self.next_victim_slow(&Sweep { slab, ledger, stripe, crowded, is_expired, soon })
     }
 
     #[inline]
@@ -256,7 +271,12 @@ impl Hands {
     /// The usual case: the next entry in probation on the stripe's span is ready, was never referenced, and
     /// has no deadline. None if it is anything else, or if the span is at its end.
     #[inline]
-    fn glance_small<K, V>(&self, slab: &Slab<K, V>, stripe: usize, soon: &impl Fn(Tag)) -> Option<Victim> {
+    fn glance_small<K, V>(
+        &self,
+        slab: &Slab<K, V>,
+        stripe: usize,
+        soon: &impl Fn(Tag),
+    ) -> Option<Victim> {
         let mut shown = self.shown(self.small.rest(stripe)?);
         loop {
             let index = shown.next()?;
@@ -264,8 +284,10 @@ impl Hands {
             let tag = slot.tag();
             let state = slot.state.load();
             if state.is_live() {
-                let usual =
-                    in_probation(state) && state.is_ready() && state.deadline() == 0 && slot.refs() == 0;
+                let usual = in_probation(state)
+                    && state.is_ready()
+                    && state.deadline() == 0
+                    && slot.refs() == 0;
                 return usual.then(|| {
                     self.leave_small(slab, stripe, index, shown, soon);
                     Victim { index, tag, from_probation: true, expired: false }
@@ -305,41 +327,39 @@ impl Hands {
 
     #[cold]
     #[inline(never)]
-    fn next_victim_slow<K, V>(
-        &self,
-        slab: &Slab<K, V>,
-        ledger: &Ledger,
-        stripe: usize,
-        crowded: bool,
-        is_expired: impl Fn(Snapshot) -> bool,
-        soon: impl Fn(Tag),
-    ) -> Option<Victim> {
+    fn next_victim_slow<K, V, E, S>(&self, sweep: &Sweep<'_, K, V, E, S>) -> Option<Victim>
+    where
+        E: Fn(Snapshot) -> bool,
+        S: Fn(Tag),
+    {
         let mut coldest = Coldest::default();
-        let small_first = self.is_probation_full(ledger);
+        let small_first = self.is_probation_full(sweep.ledger);
         let mut victim = None;
         if small_first {
-            victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &soon, &mut coldest);
+            victim = self.sweep_small(sweep, &mut coldest);
         }
         if victim.is_none() {
-            victim = self.sweep_main(slab, stripe, crowded, &is_expired, &soon, &mut coldest);
+            victim = self.sweep_main(sweep, &mut coldest);
         }
         if victim.is_none() && !small_first && self.probation_target > 0 {
-            victim = self.sweep_small(slab, ledger, stripe, crowded, &is_expired, &soon, &mut coldest);
+            victim = self.sweep_small(sweep, &mut coldest);
         }
         victim.or(coldest.ready.map(|(_, v)| v)).or(coldest.pending)
     }
 
-    fn sweep_small<K, V>(
+    fn sweep_small<K, V, E, S>(
         &self,
-        slab: &Slab<K, V>,
-        ledger: &Ledger,
-        stripe: usize,
-        crowded: bool,
-        is_expired: &impl Fn(Snapshot) -> bool,
-        soon: &impl Fn(Tag),
+        sweep: &Sweep<'_, K, V, E, S>,
         coldest: &mut Coldest,
-    ) -> Option<Victim> {
-        let blocks = (slab.high_water() as usize).div_ceil(BLOCK).clamp(1, self.probation.len().max(1));
+    ) -> Option<Victim>
+    where
+        E: Fn(Snapshot) -> bool,
+        S: Fn(Tag),
+    {
+        let Sweep { slab, ledger, stripe, crowded, is_expired, soon } = sweep;
+        let (stripe, crowded) = (*stripe, *crowded);
+        let blocks =
+            (slab.high_water() as usize).div_ceil(BLOCK).clamp(1, self.probation.len().max(1));
         let mut inspected = 0;
         // A whole round, and the rest of the span that it begins in.
         for _ in 0..blocks + SPAN / BLOCK {
@@ -403,15 +423,17 @@ impl Hands {
         None
     }
 
-    fn sweep_main<K, V>(
+    fn sweep_main<K, V, E, S>(
         &self,
-        slab: &Slab<K, V>,
-        stripe: usize,
-        crowded: bool,
-        is_expired: &impl Fn(Snapshot) -> bool,
-        soon: &impl Fn(Tag),
+        sweep: &Sweep<'_, K, V, E, S>,
         coldest: &mut Coldest,
-    ) -> Option<Victim> {
+    ) -> Option<Victim>
+    where
+        E: Fn(Snapshot) -> bool,
+        S: Fn(Tag),
+    {
+        let Sweep { slab, stripe, crowded, is_expired, soon, .. } = sweep;
+        let (stripe, crowded) = (*stripe, *crowded);
         let high = slab.high_water() as usize;
         let blocks = high.div_ceil(BLOCK).max(1);
         let mut inspected = 0;

@@ -7,10 +7,10 @@
 //! deferred closure of a whole batch, which fits crossbeam's inline storage. The lists live in stripes that
 //! belong to the cache and that any thread may use.
 //!
-//! Two parts of the way are a thread's own, so that a write passes them without a read-modify-write: the trail
-//! of slots that it retired (`trail.rs`), and a magazine of free slots (`magazine.rs`). Who seals a batch takes
-//! another thread's trail along, each in turn: an idle thread keeps no key and no value for long. Threads
-//! without an id of their own retire to their stripe's open batch.
+//! Two parts of the way are a thread's own, so that a write passes them without a read-modify-write: the
+//! trail of slots that it retired (`trail.rs`), and a magazine of free slots (`magazine.rs`). Who seals a
+//! batch takes another thread's trail along, each in turn: an idle thread keeps no key and no value for
+//! long. Threads without an id of their own retire to their stripe's open batch.
 //!
 //! Readers never come here. Sealed batches are marked ripe by a closure that may run on any thread; keys
 //! and values are dropped by **writers**, a bounded number a write, with nothing held: a destructor may
@@ -77,8 +77,13 @@ impl Limbo {
     /// ones hold little of the reserve.
     pub fn new(stripes: usize, owners: usize, reserve: usize) -> Self {
         let batch = (reserve / (stripes * 16)).clamp(1, BATCH_MAX as usize) as u32;
-        let stripe =
-            || CachePadded::new(Stripe { open: AtomicU64::new(0), ripe: Chain::new(), free: Chain::new() });
+        let stripe = || {
+            CachePadded::new(Stripe {
+                open: AtomicU64::new(0),
+                ripe: Chain::new(),
+                free: Chain::new(),
+            })
+        };
         Self {
             stripes: (0..stripes).map(|_| stripe()).collect(),
             trails: (0..owners).map(|_| CachePadded::new(Trail::new())).collect(),
@@ -103,7 +108,9 @@ impl Limbo {
         debug_assert_eq!(slot.state.load().phase(), Phase::Expired);
         // The guard's thread is this one, and the id its own: see `magazine.rs`.
         match self.trails.get(guard.thread()) {
-            Some(trail) if trail.push(index, self.batch as usize, |before| slot.set_next(before)) => {
+            Some(trail)
+                if trail.push(index, self.batch as usize, |before| slot.set_next(before)) =>
+            {
                 self.seal_trail(guard.thread(), guard.thread())
             }
             Some(_) => None,
@@ -113,7 +120,12 @@ impl Limbo {
 
     #[cold]
     #[inline(never)]
-    fn retire_to_stripe<K, V>(&self, slab: &Slab<K, V>, stripe: usize, index: u32) -> Option<Sealed> {
+    fn retire_to_stripe<K, V>(
+        &self,
+        slab: &Slab<K, V>,
+        stripe: usize,
+        index: u32,
+    ) -> Option<Sealed> {
         let stripe = stripe & (self.stripes.len() - 1);
         let open = &self.stripes[stripe].open;
         // SAFETY: the index of a linked slot.

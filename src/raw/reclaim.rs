@@ -70,7 +70,9 @@ mod imp {
     }
 
     impl Guard {
-        /// This thread's id, or `THREADS` if it has none of its own.
+        /// This thread's id, or `THREADS` if it has none of its own. No other live thread has it as long as
+        /// the guard is younger than the thread's registration: every write pins for itself, and magazines
+        /// and trails rely on that.
         #[inline(always)]
         pub fn thread(&self) -> usize {
             self.thread

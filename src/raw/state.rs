@@ -232,10 +232,7 @@ impl State {
     #[must_use]
     #[inline]
     pub fn promote(&self) -> bool {
-        self.update(|w| {
-            (Snapshot(w).is_ready() && w & MAIN == 0).then_some(w | MAIN)
-        })
-        .is_ok()
+        self.update(|w| (Snapshot(w).is_ready() && w & MAIN == 0).then_some(w | MAIN)).is_ok()
     }
 
     /// EXPIRED → EMPTY after the grace period, by the drainer, which has dropped key and value before.

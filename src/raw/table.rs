@@ -59,10 +59,7 @@ impl Table {
         // SAFETY: `number < groups * GROUP` (a tag times the bins, shifted down by the tag's width, is
         // below the bins; growth passes numbers of this table), so both lines lie in their arrays.
         unsafe {
-            Bin::new(
-                self.bins.get_unchecked(number),
-                self.overflow.get_unchecked(number / GROUP),
-            )
+            Bin::new(self.bins.get_unchecked(number), self.overflow.get_unchecked(number / GROUP))
         }
     }
 }
@@ -170,7 +167,12 @@ impl Index {
     }
 
     #[inline]
-    fn change(&self, guard: &Guard, tag: Tag, mut attempt: impl FnMut(Bin<'_>) -> Commit) -> Commit {
+    fn change(
+        &self,
+        guard: &Guard,
+        tag: Tag,
+        mut attempt: impl FnMut(Bin<'_>) -> Commit,
+    ) -> Commit {
         loop {
             match attempt(self.locate(guard, tag)) {
                 Commit::Frozen => continue,

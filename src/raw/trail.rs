@@ -2,7 +2,8 @@
 //!
 //! A ring with one producer, the thread whose trail it is, which pushes without a read-modify-write, and any
 //! number of takers, who take all there is by one CAS of `head`. The thread takes as well, when a batch is
-//! full; others do when they want a grace period at once, or in passing, so that an idle thread keeps nothing.
+//! full; others do when they want a grace period at once, or in passing, so that an idle thread keeps
+//! nothing.
 //!
 //! `head` and `tail` only grow, so there is no ABA: a CAS of `head` that succeeds saw all that it took. A cell
 //! is written again only after `head` has passed it, and then the CAS of who read it before fails.

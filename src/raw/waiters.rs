@@ -32,7 +32,12 @@ pub struct Node {
 
 impl Node {
     fn new(next: *mut Node) -> Self {
-        Self { waker: AtomicWaker::new(), woken: AtomicBool::new(true), taken: AtomicBool::new(true), next }
+        Self {
+            waker: AtomicWaker::new(),
+            woken: AtomicBool::new(true),
+            taken: AtomicBool::new(true),
+            next,
+        }
     }
 
     /// Before the waiter looks at the flight: from now on a change of the word wakes `waker`.

@@ -28,20 +28,13 @@ pub struct Counted<T> {
 impl<T> Counted<T> {
     pub fn new(inner: T, tally: &Tally) -> Self {
         tally.0.fetch_add(1, Ordering::SeqCst);
-        Self {
-            inner,
-            tally: tally.clone(),
-            dropped: AtomicBool::new(false),
-        }
+        Self { inner, tally: tally.clone(), dropped: AtomicBool::new(false) }
     }
 }
 
 impl<T: Clone> Clone for Counted<T> {
     fn clone(&self) -> Self {
-        assert!(
-            !self.dropped.load(Ordering::SeqCst),
-            "cloned after its drop"
-        );
+        assert!(!self.dropped.load(Ordering::SeqCst), "cloned after its drop");
         Self::new(self.inner.clone(), &self.tally)
     }
 }
@@ -116,11 +109,7 @@ impl Bomb {
     }
 
     pub fn go_off(&self) {
-        if self
-            .0
-            .compare_exchange(1, 2, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-        {
+        if self.0.compare_exchange(1, 2, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             panic!("bomb");
         }
     }
@@ -174,11 +163,7 @@ pub struct Seat<'a>(&'a Meeting);
 
 impl Meeting {
     pub fn new(of: usize) -> Self {
-        Self {
-            of,
-            state: Mutex::new((0, 0, false)),
-            changed: Condvar::new(),
-        }
+        Self { of, state: Mutex::new((0, 0, false)), changed: Condvar::new() }
     }
 
     pub fn seat(&self) -> Seat<'_> {
@@ -199,11 +184,7 @@ impl Seat<'_> {
         }
         let turn = state.1;
         while state.1 == turn && !state.2 {
-            state = self
-                .0
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let broken = state.2;
         drop(state);

@@ -53,10 +53,7 @@ impl Subject for Alru {
 
     fn refusals(&self) -> Option<Refusals> {
         let stats = self.0.stats();
-        Some(Refusals {
-            refused: stats.refused,
-            inserts: stats.insertions + stats.refused,
-        })
+        Some(Refusals { refused: stats.refused, inserts: stats.insertions + stats.refused })
     }
 }
 
@@ -122,9 +119,7 @@ impl Subject for AlruGuard {
     #[inline]
     fn hits(&self, keys: &[u64; BLOCK]) -> u64 {
         let cache = self.0.0.pin();
-        keys.iter()
-            .map(|key| u64::from(cache.get(key) == Some(&value_of(*key))))
-            .sum()
+        keys.iter().map(|key| u64::from(cache.get(key) == Some(&value_of(*key)))).sum()
     }
 
     fn settle(&self) {

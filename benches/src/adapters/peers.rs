@@ -186,11 +186,7 @@ impl Subject for Scc {
     const OPS: &'static [Op] = SYNC;
 
     fn with_capacity(capacity: usize) -> Self {
-        Self(scc::HashCache::with_capacity_and_hasher(
-            capacity,
-            capacity,
-            Hasher::default(),
-        ))
+        Self(scc::HashCache::with_capacity_and_hasher(capacity, capacity, Hasher::default()))
     }
 
     #[inline]
@@ -270,9 +266,7 @@ pub(super) struct MutexLru(Mutex<lru::LruCache<u64, u64, Hasher>>);
 
 impl MutexLru {
     fn lock(&self) -> std::sync::MutexGuard<'_, lru::LruCache<u64, u64, Hasher>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -284,10 +278,7 @@ impl Subject for MutexLru {
 
     fn with_capacity(capacity: usize) -> Self {
         let capacity = capacity.try_into().unwrap_or(std::num::NonZeroUsize::MIN);
-        Self(Mutex::new(lru::LruCache::with_hasher(
-            capacity,
-            Hasher::default(),
-        )))
+        Self(Mutex::new(lru::LruCache::with_hasher(capacity, Hasher::default())))
     }
 
     #[inline]
@@ -315,10 +306,7 @@ impl Subject for Papaya {
     const OPS: &'static [Op] = &[Op::Get, Op::Mix];
 
     fn with_capacity(capacity: usize) -> Self {
-        Self(papaya::HashMap::with_capacity_and_hasher(
-            capacity,
-            Hasher::default(),
-        ))
+        Self(papaya::HashMap::with_capacity_and_hasher(capacity, Hasher::default()))
     }
 
     #[inline]
@@ -362,9 +350,7 @@ impl Subject for PapayaGuard {
     #[inline]
     fn hits(&self, keys: &[u64; BLOCK]) -> u64 {
         let map = self.0.0.pin();
-        keys.iter()
-            .map(|key| u64::from(map.get(key) == Some(&value_of(*key))))
-            .sum()
+        keys.iter().map(|key| u64::from(map.get(key) == Some(&value_of(*key)))).sum()
     }
 
     fn resident(&self) -> Option<u64> {

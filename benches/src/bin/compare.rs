@@ -74,11 +74,7 @@ struct Options {
 
 fn after_help() -> String {
     let subjects: Vec<&str> = PEERS.iter().map(|peer| peer.name).collect();
-    format!(
-        "Workloads: {}\n\nSubjects: {}",
-        workload::NAMES,
-        subjects.join(", ")
-    )
+    format!("Workloads: {}\n\nSubjects: {}", workload::NAMES, subjects.join(", "))
 }
 
 fn main() -> ExitCode {
@@ -92,11 +88,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> Result<(), String> {
-    let capacity = if options.quick {
-        4_096
-    } else {
-        options.capacity as usize
-    };
+    let capacity = if options.quick { 4_096 } else { options.capacity as usize };
     let workloads = options
         .workloads
         .iter()
