@@ -234,15 +234,9 @@ struct Known {
     flight: Option<usize>,
     /// When the key was last written or removed by hand.
     cut: u64,
-    /// A flight was pushed out and nobody can tell when: until the next cut, any of the values
-    /// since the last may be the latest.
+    /// A flight was pushed out and nobody can tell when, nor who is in which: any of the values
+    /// since the last cut may be the latest. Ends with a cut, once all calls of then have left.
     vague: bool,
-}
-
-impl Known {
-    fn cut(at: u64) -> Self {
-        Self { cut: at, ..Self::default() }
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -263,7 +257,9 @@ struct Call {
     started: u64,
     /// The key's `cut` when the call began: nothing older may answer it.
     cut: u64,
+    /// The model's guess, while the key is not vague.
     flight: Option<usize>,
+    untracked: bool,
     future: Pin<Box<dyn Future<Output = Answer>>>,
     flag: Arc<Flag>,
 }
@@ -408,8 +404,8 @@ impl World {
             Op::Invalidate { key } => {
                 let key = key % self.keys;
                 let was = self.cache.invalidate(&key);
-                let known = self.known(key);
-                let before = std::mem::replace(known, Known::cut(now));
+                let before = *self.known(key);
+                self.cut(key);
                 if was {
                     let there = before.latest.is_some() || before.flight.is_some();
                     assert!(there || before.vague, "invalidated what was not there");
@@ -464,6 +460,17 @@ impl World {
         &mut self.known[usize::from(key)]
     }
 
+    /// `key` was written or removed: what came before is not an entry any more.
+    fn cut(&mut self, key: u8) {
+        let untracked = |call: &Call| call.key == key && call.untracked;
+        *self.known(key) = Known {
+            latest: None,
+            flight: None,
+            cut: self.clock.get(),
+            vague: self.calls.iter().any(untracked),
+        };
+    }
+
     /// Whether a load of `key` may be in flight, and an entry.
     fn pending(&mut self, key: u8) -> bool {
         let known = self.known(key);
@@ -514,7 +521,7 @@ impl World {
         past.born.set(Some(self.clock.get()));
         past.ended.set(Some(self.clock.get()));
         self.cache.insert(Key::new(key, &self.tally), Value::new(id, &self.tally));
-        *self.known(key) = Known::cut(self.clock.get());
+        self.cut(key);
         self.wrote(key, id);
         id
     }
@@ -522,13 +529,13 @@ impl World {
     fn remove(&mut self, key: u8) {
         let found = self.cache.remove(&key).map(|value| value.id());
         self.saw(key, found);
-        *self.known(key) = Known::cut(self.clock.get());
+        self.cut(key);
         assert!(!self.cache.contains_key(&key));
     }
 
     fn invalidate_all(&mut self) {
         self.cache.invalidate_all();
-        self.known = [Known::cut(self.clock.get()); 128];
+        (0..self.keys).for_each(|key| self.cut(key));
     }
 
     fn pin(&mut self, read: u8, then: UnderPin) {
@@ -600,6 +607,7 @@ impl World {
             started: self.clock.get(),
             cut,
             flight: None,
+            untracked: false,
             future,
             flag: Arc::default(),
         });
@@ -633,12 +641,14 @@ impl World {
         assert_eq!(answer.is_err(), origin.outcome == Outcome::Err);
         let shared = origin.ended.get() > Some(started);
         if own {
-            let flight = call.flight.expect("it led one");
-            self.flights[flight].ended = true;
-            if self.known(key).flight == Some(flight) {
-                self.known(key).flight = None;
-                if answer.is_ok() {
-                    self.wrote(key, id);
+            assert!(call.untracked || call.flight.is_some(), "led no flight");
+            if let Some(flight) = call.flight {
+                self.flights[flight].ended = true;
+                if self.known(key).flight == Some(flight) {
+                    self.known(key).flight = None;
+                    if answer.is_ok() {
+                        self.wrote(key, id);
+                    }
                 }
             }
         } else if answer.is_ok() && !shared {
@@ -654,62 +664,58 @@ impl World {
     fn place(&mut self, i: usize, led: bool) {
         let (id, key) = (self.calls[i].id, self.calls[i].key);
         let known = *self.known(key);
+        if known.vague {
+            self.calls[i].untracked = true;
+            return;
+        }
         let stays = self.calls[i].flight.filter(|&flight| !self.flights[flight].ended);
-        let flight = if let Some(flight) = stays {
-            if led && self.flights[flight].leader.is_some() {
-                // Its flight was pushed out, and who leads is in another.
-                self.push_out(key);
-            }
-            flight
-        } else {
-            let led_by_another = |flight: usize| self.flights[flight].leader.is_some();
-            let flight = match known.flight {
-                Some(flight) if led && led_by_another(flight) => {
-                    self.push_out(key);
-                    self.new_flight()
-                }
-                Some(flight) => {
-                    // Who leads here took over from one that left; or this one was pushed out
-                    // before that, and who leads is in a flight of its own.
-                    let stats = self.cache.stats();
-                    if led && stats.evictions + stats.refused > 0 {
-                        self.known(key).vague = true;
-                    }
-                    flight
-                }
-                None => {
-                    assert!(led || known.vague, "waits for nothing");
-                    self.new_flight()
-                }
-            };
-            if led && known.flight != Some(flight) {
+        let flight = stays.or(known.flight);
+        if led && flight.is_some_and(|flight| self.flights[flight].leader.is_some()) {
+            // That flight was pushed out some time ago, and who leads is in another.
+            self.lost += 1;
+            self.lose_track(key);
+            return;
+        }
+        let flight = match flight {
+            Some(flight) => flight,
+            None => {
+                assert!(led, "waits for nothing");
                 // If there had been a value, it would not have led.
                 self.saw(key, None);
+                self.new_flight()
+            }
+        };
+        if stays.is_none() {
+            let stats = self.cache.stats();
+            if led && known.flight.is_some() && stats.evictions + stats.refused > 0 {
+                // It took over from one that left; or that flight was pushed out before.
+                self.lose_track(key);
+                return;
             }
             self.known(key).flight = Some(flight);
             if let Some(before) = self.calls[i].flight.replace(flight) {
                 self.flights[before].members -= 1;
             }
             self.flights[flight].members += 1;
-            flight
-        };
+        }
         if led {
             self.flights[flight].leader = Some(id);
         }
     }
 
+    fn lose_track(&mut self, key: u8) {
+        for call in self.calls.iter_mut().filter(|call| call.key == key) {
+            call.untracked = true;
+            call.flight = None;
+        }
+        let known = self.known(key);
+        known.flight = None;
+        known.vague = true;
+    }
+
     fn new_flight(&mut self) -> usize {
         self.flights.push(Flight { leader: None, members: 0, ended: false });
         self.flights.len() - 1
-    }
-
-    /// The flight of `key` was pushed out earlier; it shows only now.
-    fn push_out(&mut self, key: u8) {
-        let known = self.known(key);
-        if !known.vague {
-            known.vague = true;
-            self.lost += 1;
-        }
     }
 
     /// `call` is over, or dropped.

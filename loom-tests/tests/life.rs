@@ -3,7 +3,8 @@
 
 use alru::PreciseTime;
 use alru::raw::bin::Tag;
-use alru::raw::core::{Admission, Config, Core};
+use alru::raw::core::{Config, Core};
+use alru::raw::seat::Admission;
 use alru::raw::flight::{Drive, FlightId};
 use alru::raw::hands::{Hands, Policy};
 use alru::raw::reclaim;

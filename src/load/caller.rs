@@ -12,9 +12,10 @@
 
 use super::{Listener, LoadName, frames, panic_message};
 use crate::raw::bin::Tag;
-use crate::raw::core::{Admission, Core, Seat};
+use crate::raw::core::Core;
 use crate::raw::flight::{Drive, FlightId, Outcome, Turn};
 use crate::raw::reclaim;
+use crate::raw::seat::{Admission, Seat};
 use crate::stats::Counter;
 use crate::sync::Arc;
 use std::any::Any;

@@ -6,9 +6,10 @@
 
 use super::{Listener, LoadName, frames, panic_message};
 use crate::raw::bin::Tag;
-use crate::raw::core::{Admission, Core, Seat};
+use crate::raw::core::Core;
 use crate::raw::flight::{Drive, Entered, FlightId, Load, Outcome, Released, Resident, Turn};
 use crate::raw::reclaim;
+use crate::raw::seat::{Admission, Seat};
 use crate::stats::Counter;
 use crate::sync::Arc;
 use std::any::Any;

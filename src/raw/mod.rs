@@ -7,7 +7,8 @@
 //! | eviction | `hands`, `ghost`, `weight` |
 //! | loads | `flight`, `waiters` |
 //! | ground | `reclaim`, `mem`, `chunks`, `chain` |
-//! | all of it | `core` |
+//! | time | `lifetime` |
+//! | all of it | `core`, with `draft`, `room` and `seat` |
 #![allow(missing_docs)] // internal: public for the loom models alone
 #![cfg_attr(alru_loom, allow(private_interfaces))]
 
@@ -15,14 +16,18 @@ pub mod bin;
 pub mod chain;
 pub mod chunks;
 pub mod core;
+pub mod draft;
 pub mod flight;
 pub mod ghost;
 pub mod grow;
 pub mod hands;
+pub mod lifetime;
 pub mod limbo;
 pub mod magazine;
 pub mod mem;
 pub mod reclaim;
+pub mod room;
+pub mod seat;
 pub mod slab;
 pub mod slot;
 pub mod state;

@@ -1,0 +1,197 @@
+//! Room: where the places for newcomers come from, and what is cleared away for them.
+
+use super::bin::{FIRST_INDEX, Tag};
+use super::core::Core;
+use super::draft::{Charge, Draft};
+use super::limbo::{DRAIN, Limbo};
+use super::reclaim::{self, Guard};
+use super::state::Phase;
+use crate::stats::Counter;
+use crate::sync::{self, Arc};
+
+/// Victims that one charge tries to take before it gives up.
+const EVICTION_TRIES: usize = if cfg!(alru_loom) { 2 } else { 16 };
+
+/// Steps of the epoch that one call tries to bring about; a grace period takes three.
+const FLUSHES: usize = if cfg!(alru_loom) { 2 } else { 8 };
+
+/// Times that `run_pending` gives way to threads that hold up a grace period.
+const GRACE_ROUNDS: usize = if cfg!(alru_loom) { 1 } else { 100 };
+
+impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
+    /// Charges a newcomer, in place of a victim if there is no room.
+    pub(super) fn charge<'a>(self: &'a Arc<Self>, guard: &Guard) -> Option<Charge<'a>> {
+        for _ in 0..EVICTION_TRIES {
+            if self.ledger.try_charge() || self.evict(guard) {
+                return Some(Charge(&self.ledger));
+            }
+        }
+        None
+    }
+
+    /// Evicts one entry, whose charge is the caller's now.
+    pub(super) fn evict(self: &Arc<Self>, guard: &Guard) -> bool {
+        let Some(hands) = &self.hands else { return false };
+        let crowded = self.flights.active() as u64 * 2 > self.ledger.total();
+        for _ in 0..EVICTION_TRIES {
+            let Some(victim) = hands.next_victim(
+                &self.slab,
+                &self.ledger,
+                guard.thread(),
+                crowded,
+                |s| self.clock.is_expired(s),
+                |tag| self.index.prefetch(tag),
+            ) else {
+                return false;
+            };
+            if self.unlink(guard, victim.tag, victim.index).is_some() {
+                if victim.from_probation && !victim.expired {
+                    hands.remember(victim.tag);
+                }
+                let counter =
+                    if victim.expired { Counter::Expirations } else { Counter::Evictions };
+                self.count(guard, counter);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The hand alone, for models: evicts an entry if there is one.
+    #[cfg(alru_loom)]
+    pub fn sweep(self: &Arc<Self>) {
+        if self.evict(&reclaim::pin()) {
+            self.ledger.refund();
+        }
+    }
+
+    /// Makes room in the full group of `tag`: a dead entry goes, else the coldest ready one, never `keep`;
+    /// an unbounded index grows. False if all there are loads.
+    pub(super) fn clear_group(
+        self: &Arc<Self>,
+        guard: &Guard,
+        tag: Tag,
+        keep: Option<u32>,
+    ) -> bool {
+        if self.hands.is_none()
+            && self.index.grow_for_group(guard, tag, self.ledger.total() as usize)
+        {
+            return true;
+        }
+        let mut coldest = None;
+        for word in self.index.neighbours(guard, tag).into_iter().flatten() {
+            if Some(word.index()) == keep {
+                continue;
+            }
+            // SAFETY: a linked index, read while pinned.
+            let slot = unsafe { self.slab.slot(word.index()) };
+            let state = slot.state.load();
+            let cold = match state.phase() {
+                Phase::Ready if self.clock.is_expired(state) => 0,
+                Phase::Ready => 1 + slot.refs(),
+                Phase::Pending => continue,
+                Phase::Empty | Phase::Expired => 0,
+            };
+            if coldest.is_none_or(|(c, _)| cold < c) {
+                coldest = Some((cold, word));
+            }
+        }
+        let Some((_, word)) = coldest else { return false };
+        if self.unlink(guard, word.tag(), word.index()).is_some() {
+            self.ledger.refund();
+            self.count(guard, Counter::Evictions);
+        }
+        // Lost: somebody else made the room.
+        true
+    }
+
+    /// A slot of one's own. What the thread has at hand and the stripe's drained slots first, then fresh ones while there are few, then
+    /// whatever is free or ripe anywhere, then the reserve. None if all of it is in limbo.
+    pub(super) fn draft(self: &Arc<Self>, guard: &mut Guard) -> Option<Draft<'_, K, V>> {
+        let own = guard.thread();
+        let limbo = &self.limbo;
+        let draft = |index| Draft { core: &**self, index, stripe: own, has_key: false };
+        if let Some(index) = limbo.draw(&self.slab, guard) {
+            return Some(draft(index));
+        }
+        if self.slab.high_water() < self.fresh_first {
+            if let Some(index) = self.slab.fresh() {
+                return Some(draft(index));
+            }
+        }
+        if let Some(index) = self.scavenge(own).or_else(|| self.slab.fresh()) {
+            return Some(draft(index));
+        }
+        self.force_grace(guard);
+        self.scavenge(own).map(draft)
+    }
+
+    /// A free slot from any stripe.
+    fn scavenge(&self, own: usize) -> Option<u32> {
+        (0..self.limbo.stripes()).find_map(|i| {
+            self.limbo.drain(&self.slab, own + i);
+            self.limbo.allocate(&self.slab, own + i)
+        })
+    }
+
+    /// Seals all open batches and tries to end their grace period.
+    fn force_grace(self: &Arc<Self>, guard: &mut Guard) {
+        for stripe in 0..self.limbo.stripes() {
+            if let Some(batch) = self.limbo.seal_open(&self.slab, stripe) {
+                self.defer(guard, batch);
+            }
+        }
+        for owner in 0..self.limbo.trails() {
+            if let Some(batch) = self.limbo.seal_trail(owner, owner) {
+                self.defer(guard, batch);
+            }
+        }
+        for _ in 0..FLUSHES {
+            guard.repin();
+            guard.flush();
+        }
+    }
+
+    /// Clears what a write would clear bit by bit: expired entries, and keys and values in limbo. With no
+    /// guard held by anybody, only residents are alive afterwards.
+    ///
+    /// Does nothing when a destructor calls it that a drain of this thread runs: that drain goes on afterwards.
+    pub fn run_pending(self: &Arc<Self>) {
+        if Limbo::is_draining() {
+            return;
+        }
+        let own_guard = reclaim::is_pinned();
+        let mut guard = reclaim::pin();
+        for index in FIRST_INDEX..self.slab.high_water() {
+            if index % 64 == 0 {
+                guard.repin();
+            }
+            let Some(slot) = self.slab.get(index) else { continue };
+            let tag = slot.tag();
+            let state = slot.state.load();
+            if state.is_ready()
+                && self.clock.is_expired(state)
+                && self.unlink(&guard, tag, index).is_some()
+            {
+                self.ledger.refund();
+                self.count(&guard, Counter::Expirations);
+            }
+        }
+        // No more than there can be in limbo now: a destructor that inserts makes new work for ever.
+        let mut batches = self.slab.high_water() as usize / DRAIN + self.limbo.stripes();
+        // A pinned thread that was preempted delays the grace period by a time slice; give way to it some
+        // times, and leave it at that if a guard is held for longer, or by this very thread.
+        for _ in 0..if own_guard { 1 } else { GRACE_ROUNDS } {
+            self.force_grace(&mut guard);
+            for stripe in 0..self.limbo.stripes() {
+                while batches > 0 && self.limbo.drain(&self.slab, stripe) {
+                    batches -= 1;
+                }
+            }
+            if batches == 0 || self.limbo.is_settled() {
+                break;
+            }
+            sync::yield_now();
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Seats: how loads come into flights and leave them.
+
+use super::bin::{FIRST_INDEX, Tag};
+use super::core::{Core, Publish};
+use super::flight::{Drive, Entered, FlightId, Left};
+use super::reclaim::{self, Guard};
+use super::slot::Slot;
+use super::state::Completion;
+use crate::stats::Counter;
+use crate::sync::Arc;
+
+/// What a load is to do.
+pub enum Admission<'a, 'g, K: Send + Sync + 'static, V: Send + Sync + 'static> {
+    /// The value is there.
+    Hit(&'g Slot<K, V>),
+    /// A load is under way; the caller has a seat in it, and its key back.
+    Join(Seat<'a, K, V>, K),
+    /// The caller's load is the one; it has a seat and the turn.
+    Lead(Seat<'a, K, V>),
+    /// No place for an entry: load for oneself. The key comes back.
+    Refused(K),
+}
+
+/// A seat in a flight. Leaves when dropped, and ends the flight if it is the last.
+pub struct Seat<'a, K: Send + Sync + 'static, V: Send + Sync + 'static> {
+    pub(super) core: &'a Arc<Core<K, V>>,
+    pub(super) id: FlightId,
+}
+
+impl<'a, K: Send + Sync + 'static, V: Send + Sync + 'static> Seat<'a, K, V> {
+    /// The flight.
+    pub fn entered(&self) -> Entered<'a, V> {
+        self.core.flights.entered(self.id)
+    }
+
+    /// The id, for a future that keeps the seat across polls; `Core::resume_seat` undoes it.
+    pub fn park(self) -> FlightId {
+        let id = self.id;
+        std::mem::forget(self);
+        id
+    }
+}
+
+impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Drop for Seat<'_, K, V> {
+    fn drop(&mut self) {
+        let entered = self.entered();
+        let left = self.core.flights.leave(entered);
+        if left == Left::LastOpen {
+            self.core.end_flight(self.id);
+        }
+        if left != Left::Others {
+            // SAFETY: this seat was the last, and leaves once.
+            drop(unsafe { self.core.flights.recycle(entered) });
+        }
+    }
+}
+
+impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
+    /// Finds the value, a seat in the load under way, or the lead of a new load. Never waits.
+    pub fn admit<'a, 'g>(
+        self: &'a Arc<Self>,
+        guard: &'g mut Guard,
+        tag: Tag,
+        key: K,
+        drive: Drive,
+    ) -> Admission<'a, 'g, K, V>
+    where
+        K: Eq,
+        'a: 'g,
+    {
+        if self.capacity() == Some(0) {
+            return Admission::Refused(key);
+        }
+        let mut key = key;
+        loop {
+            if let Some((index, slot)) = self.find(&*guard, tag, &key) {
+                let state = slot.state.load();
+                if state.is_ready() && !self.clock.is_expired(state) {
+                    let slot: *const Slot<K, V> = slot;
+                    // SAFETY: the same borrow once more: a conditional return of a reborrow is beyond the
+                    // borrow checker. The guard stays pinned for 'g, as nobody has it but the caller.
+                    return Admission::Hit(unsafe { &*slot });
+                }
+                if let Some(field) = state.flight() {
+                    let id = FlightId::from_field(field);
+                    let seat = self.flights.enter(id).map(|_| Seat { core: self, id });
+                    if slot.state.load().flight() == Some(field) {
+                        match seat {
+                            Some(seat) => return Admission::Join(seat, key),
+                            // Closed, and yet pending: READY comes before CLOSED, so it ended without
+                            // a result. Whoever ends it may be asleep; do it for him.
+                            None => {
+                                if self.unlink(guard, tag, index).is_some() {
+                                    self.ledger.refund();
+                                }
+                            }
+                        }
+                    }
+                    continue;
+                }
+            }
+            let Some(mut draft) = self.draft(guard) else {
+                self.count(guard, Counter::Refused);
+                return Admission::Refused(key);
+            };
+            let Ok(entered) = self.flights.begin(drive) else {
+                self.count(guard, Counter::Refused);
+                return Admission::Refused(key);
+            };
+            entered.flight.set_slot(draft.index, tag);
+            let seat = Seat { core: self, id: entered.id };
+            draft.set_key(key);
+            draft.begin_pending(tag, entered.id);
+            match self.publish(guard, tag, draft, |s| !self.is_entry(s)) {
+                Publish::Done => {
+                    self.count(guard, Counter::Loads);
+                    return Admission::Lead(seat);
+                }
+                Publish::Occupied(draft) => key = draft.into_key(),
+                Publish::Refused(draft) => {
+                    self.count(guard, Counter::Refused);
+                    return Admission::Refused(draft.into_key());
+                }
+            }
+        }
+    }
+
+    /// The seat that was parked with this id.
+    ///
+    /// # Safety
+    /// `id` came from [`Seat::park`] of a seat of this core, and is resumed once.
+    pub unsafe fn resume_seat<'a>(self: &'a Arc<Self>, id: FlightId) -> Seat<'a, K, V> {
+        Seat { core: self, id }
+    }
+
+    /// Stores a load's result in the slot that it began with, if that is still pending on it. `copy` makes
+    /// the cache's own copy of the value: user code, run at most once, while nothing is half done.
+    ///
+    /// The caller holds the flight's turn.
+    pub fn complete(
+        self: &Arc<Self>,
+        entered: Entered<'_, V>,
+        copy: impl FnOnce() -> V,
+    ) -> Completion {
+        let (index, _) = entered.flight.slot();
+        let field = entered.id.field();
+        let guard = reclaim::pin();
+        // SAFETY: set from a slot that was handed out.
+        let slot = unsafe { self.slab.slot(index) };
+        if slot.state.load().flight() != Some(field) {
+            return Completion::Detached;
+        }
+        let value = copy();
+        let deadline = self.clock.new_deadline();
+        // SAFETY: PENDING with this flight was read under this pin: the slot's life is the flight's, and
+        // the slot is not recycled before the unpin. Only the holder of the turn writes the value cell,
+        // and it has not yet: its life had no value.
+        unsafe { slot.write_value(value) };
+        let completion = slot.state.complete(field, deadline);
+        match completion {
+            Completion::Stored => self.count(&guard, Counter::Insertions),
+            Completion::Detached => {
+                // SAFETY: the life ended without VALUE, so the drainer leaves the cell alone, and the
+                // slot is not reused under this pin: the value is still ours.
+                let value = unsafe { slot.take_value() };
+                drop(guard);
+                drop(value);
+            }
+        }
+        completion
+    }
+
+    /// The key of a flight's slot that the caller published under this guard.
+    pub fn key_of<'g>(&'g self, _guard: &'g Guard, entered: Entered<'_, V>) -> &'g K {
+        let (index, _) = entered.flight.slot();
+        // SAFETY: set from a slot that was handed out; it was linked under this guard, so the key stays.
+        unsafe { self.slab.slot(index).key() }
+    }
+
+    /// Takes a flight without a result out of the cache, if its slot is still pending on it.
+    pub fn end_flight(self: &Arc<Self>, id: FlightId) {
+        let (index, tag) = self.flights.entered(id).flight.slot();
+        if index < FIRST_INDEX {
+            return;
+        }
+        let guard = reclaim::pin();
+        // SAFETY: set from a slot that was handed out.
+        let slot = unsafe { self.slab.slot(index) };
+        // The id is not reused before the caller recycles the flight, so PENDING with it is its own slot,
+        // and stays that slot while this thread is pinned.
+        if slot.state.load().flight() == Some(id.field())
+            && self.unlink(&guard, tag, index).is_some()
+        {
+            self.ledger.refund();
+        }
+    }
+}
