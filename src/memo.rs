@@ -367,6 +367,7 @@ where
         let memo = &*self.memo;
         memo.closed.store(true, Release);
         // Pairs with the fence in `Memo::is_closed_after`.
+        #[cfg(not(alru_mutation = "no_close_fence"))]
         fence(SeqCst);
         let mut open = SharedWaiter::of_all(memo.cache.core());
         if !wait {

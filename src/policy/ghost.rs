@@ -1,6 +1,5 @@
 //! A bucket of the ghost: eight 16-bit fingerprints, the oldest overwritten.
 
-use crate::raw::bin::Tag;
 
 /// Fingerprints a bucket remembers.
 pub const LANES: usize = 8;
@@ -13,7 +12,7 @@ pub struct Bucket(pub [u64; 2]);
 
 /// The fingerprint of a tag: its low bits, as the high ones choose the bucket. Never 0, which is an empty lane.
 #[inline]
-pub fn fingerprint(tag: Tag) -> u16 {
+pub fn fingerprint(tag: u32) -> u16 {
     (tag as u16).max(1)
 }
 

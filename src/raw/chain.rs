@@ -70,6 +70,12 @@ impl Chain {
             if taken == 0 {
                 return 0;
             }
+            #[cfg(alru_mutation = "blind_take")]
+            {
+                self.0.store(Self::retagged(head, next), Release);
+                return taken;
+            }
+            #[cfg(not(alru_mutation = "blind_take"))]
             match self.0.compare_exchange_weak(head, Self::retagged(head, next), AcqRel, Acquire) {
                 Ok(_) => return taken,
                 Err(now) => head = now,

@@ -188,7 +188,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             if state.is_ready() {
                 return (!self.clock.is_expired(state)).then_some(slot);
             }
-            if state.is_live() {
+            if state.is_live() || cfg!(alru_mutation = "no_second_look") {
                 return None;
             }
             // The life ended after the look-up validated it. If that was a replacement the key is there,
@@ -287,7 +287,8 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         tag: Tag,
         index: u32,
     ) -> Option<Snapshot> {
-        self.index.unlink(guard, tag, index).then(|| self.end(guard, index))
+        let won = self.index.unlink(guard, tag, index) || cfg!(alru_mutation = "loser_ends");
+        won.then(|| self.end(guard, index))
     }
 
     /// Removes the entry; answers its slot if it was a live value, whose value stays readable under the
@@ -317,16 +318,23 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 
     /// Removes every entry that was there when the call began, loads under way included.
     pub fn clear(self: &Arc<Self>) {
-        let mut guard = reclaim::pin();
+        self.each_slot(&mut reclaim::pin(), |guard, index, slot| {
+            let tag = slot.tag();
+            if slot.state.load().is_live() && self.unlink(guard, tag, index).is_some() {
+                self.ledger.refund();
+            }
+        });
+    }
+
+    /// Visits every slot that was ever handed out. Lets go of the pin now and then: a long walk must not hold
+    /// up reclamation.
+    pub(super) fn each_slot(&self, guard: &mut Guard, mut visit: impl FnMut(&Guard, u32, &Slot<K, V>)) {
         for index in FIRST_INDEX..self.slab.high_water() {
             if index % 64 == 0 {
-                // A long sweep must not hold up reclamation.
                 guard.repin();
             }
-            let Some(slot) = self.slab.get(index) else { continue };
-            let tag = slot.tag();
-            if slot.state.load().is_live() && self.unlink(&guard, tag, index).is_some() {
-                self.ledger.refund();
+            if let Some(slot) = self.slab.get(index) {
+                visit(guard, index, slot);
             }
         }
     }

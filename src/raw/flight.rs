@@ -203,8 +203,8 @@ impl<V> Flight<V> {
     /// Count + 1, unless closed or of another generation.
     fn enter(&self, generation: u64) -> bool {
         self.update(|w| {
-            (w & CLOSED == 0 && w >> GENERATION_SHIFT == generation && w & COUNT < COUNT)
-                .then(|| w + 1)
+            let is_it = w >> GENERATION_SHIFT == generation || cfg!(alru_mutation = "no_generation");
+            (w & CLOSED == 0 && is_it && w & COUNT < COUNT).then(|| w + 1)
         })
         .is_ok()
     }
@@ -232,7 +232,7 @@ impl<V> Flight<V> {
         let before = self.word.fetch_and(!POLLING, AcqRel);
         if before & CLOSED != 0 {
             Released::Closed
-        } else if before & NOTIFIED != 0 {
+        } else if before & NOTIFIED != 0 && cfg!(not(alru_mutation = "forget_notified")) {
             Released::Notified
         } else {
             Released::Idle
@@ -287,7 +287,7 @@ impl<V> Flight<V> {
         match self.update(|w| (w & CLOSED == 0).then_some(w | CLOSED | ABORTED)) {
             Ok(before) => {
                 self.waiters.wake_all();
-                before & POLLING == 0
+                before & POLLING == 0 || cfg!(alru_mutation = "abort_polled")
             }
             Err(_) => false,
         }
@@ -315,7 +315,8 @@ impl<V> Flight<V> {
             .update(|w| {
                 debug_assert!(w & COUNT > 0);
                 let left = w - 1;
-                Some(if left & COUNT == 0 { left | CLOSED } else { left })
+                let is_over = left & COUNT == 0 && cfg!(not(alru_mutation = "leave_open"));
+                Some(if is_over { left | CLOSED } else { left })
             })
             .unwrap_or_default();
         match before & COUNT {

@@ -452,6 +452,7 @@ impl Hands {
                 if self.probation_target > 0 && in_probation(state) {
                     // The small hand's. Its bit may have been lost to a hand that was late.
                     if self.bit(index).is_some_and(|(bits, bit)| bits.load(Relaxed) & bit == 0) {
+                        #[cfg(not(alru_mutation = "no_show_again"))]
                         self.show(index);
                     }
                     continue;

@@ -1,6 +1,6 @@
 //! Room: where the places for newcomers come from, and what is cleared away for them.
 
-use super::bin::{FIRST_INDEX, Tag};
+use super::bin::Tag;
 use super::core::Core;
 use super::draft::{Charge, Draft};
 use super::limbo::{DRAIN, Limbo};
@@ -162,21 +162,15 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         }
         let own_guard = reclaim::is_pinned();
         let mut guard = reclaim::pin();
-        for index in FIRST_INDEX..self.slab.high_water() {
-            if index % 64 == 0 {
-                guard.repin();
-            }
-            let Some(slot) = self.slab.get(index) else { continue };
+        self.each_slot(&mut guard, |guard, index, slot| {
             let tag = slot.tag();
             let state = slot.state.load();
-            if state.is_ready()
-                && self.clock.is_expired(state)
-                && self.unlink(&guard, tag, index).is_some()
-            {
+            let is_due = state.is_ready() && self.clock.is_expired(state);
+            if is_due && self.unlink(guard, tag, index).is_some() {
                 self.ledger.refund();
-                self.count(&guard, Counter::Expirations);
+                self.count(guard, Counter::Expirations);
             }
-        }
+        });
         // No more than there can be in limbo now: a destructor that inserts makes new work for ever.
         let mut batches = self.slab.high_water() as usize / DRAIN + self.limbo.stripes();
         // A pinned thread that was preempted delays the grace period by a time slice; give way to it some

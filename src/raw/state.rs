@@ -200,6 +200,13 @@ impl State {
     /// Answers the last word of it.
     #[inline]
     pub fn withdraw(&self) -> Snapshot {
+        #[cfg(alru_mutation = "withdraw_by_store")]
+        {
+            let last = self.load();
+            self.0.store(last.0 & FILED, Release);
+            return last;
+        }
+        #[cfg(not(alru_mutation = "withdraw_by_store"))]
         self.update(|w| Some(w & FILED)).unwrap_or_else(|unchanged| unchanged)
     }
 
@@ -209,7 +216,7 @@ impl State {
     pub fn complete(&self, flight: u64, deadline: u64) -> Completion {
         debug_assert!(deadline >> FIELD_BITS == 0);
         let done = self.update(|w| {
-            (Snapshot(w).flight() == Some(flight))
+            (Snapshot(w).flight() == Some(flight) || cfg!(alru_mutation = "blind_complete"))
                 .then_some((w & !(PHASE | FIELD)) | READY | VALUE | deadline << FIELD_SHIFT)
         });
         match done {

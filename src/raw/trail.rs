@@ -80,6 +80,12 @@ impl Trail {
                 last: self.cell(head).load(Relaxed),
             };
             // Release: the cells were read before the owner writes them again.
+            #[cfg(alru_mutation = "blind_take")]
+            {
+                self.head.store(tail, Release);
+                return Some(taken);
+            }
+            #[cfg(not(alru_mutation = "blind_take"))]
             match self.head.compare_exchange(head, tail, AcqRel, Acquire) {
                 Ok(_) => return Some(taken),
                 Err(now) => head = now,

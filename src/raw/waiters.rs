@@ -126,6 +126,8 @@ impl Waiters {
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| n.waker.wake())) {
                     panicked.get_or_insert(panic);
                 }
+                #[cfg(alru_mutation = "wake_one")]
+                break;
             }
             node = n.next;
         }

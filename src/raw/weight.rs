@@ -55,6 +55,12 @@ impl Ledger {
         };
         let mut total = self.total.load(Relaxed);
         while total < capacity {
+            #[cfg(alru_mutation = "racy_charge")]
+            {
+                self.total.fetch_add(1, Relaxed);
+                return true;
+            }
+            #[cfg(not(alru_mutation = "racy_charge"))]
             match self.total.compare_exchange_weak(total, total + 1, Relaxed, Relaxed) {
                 Ok(_) => return true,
                 Err(now) => total = now,
