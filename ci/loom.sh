@@ -33,6 +33,7 @@ fail() {
 }
 
 models() {
+    [[ -f $floors ]] || fail "$floors is missing"
     lines "$floors" >"$scratch/floors"
     [[ -s $scratch/floors ]] || fail "$floors lists no model"
 

@@ -20,6 +20,9 @@ const MAX_SLOTS: u64 = u32::MAX as u64 - 8;
 /// 65,536 slots and 0.1 % with these.
 const MIN_RESERVE: u64 = 262_144;
 
+/// The least reserve that one can ask for: a newcomer needs a slot before its victim's is free again.
+const LEAST_RESERVE: u64 = 16;
+
 /// Address space that the least reserve may take: fewer slots for keys and values that are large in line.
 const MIN_RESERVE_BYTES: usize = 1 << 30;
 
@@ -196,7 +199,7 @@ impl<K, V> CacheBuilder<K, V> {
     ///
     /// When a thread stays pinned (a [`Pinned`](crate::Pinned) guard held for long, or a preempted reader),
     /// removed values pile up in the reserve. Once it is used up, inserts are refused
-    /// ([`Stats::refused`](crate::Stats::refused)): so this bounds memory, and a small value risks refusals.
+    /// ([`Stats::refused`](crate::Stats::refused)): so this bounds memory, and a small value risks refusals. At least 16.
     pub fn reserve(mut self, slots: usize) -> Self {
         self.reserve = Some(slots);
         self
@@ -241,7 +244,7 @@ impl<K, V> CacheBuilder<K, V> {
         let reserve = match (self.max_capacity, self.reserve) {
             (None, Some(_)) => return Err(BuildError::ReserveWithoutCapacity),
             (None, None) => 0,
-            (Some(_), Some(reserve)) => reserve as u64,
+            (Some(_), Some(reserve)) => (reserve as u64).max(LEAST_RESERVE),
             // Headroom, not a promise: a huge cache gets what the index space leaves.
             (Some(capacity), None) => {
                 let least = least_reserve::<K, V>();

@@ -275,8 +275,8 @@ where
 
     /// Does now what writes would do bit by bit: clears expired entries away, and drops what was removed.
     /// With no guard held anywhere, no value but the residents' is alive afterwards. Takes time in
-    /// proportion to the most entries there ever were. Does nothing when called by a destructor that this
-    /// cache is just running.
+    /// proportion to the most entries there ever were. Does nothing when called by a destructor that a cache
+    /// is just running on this thread.
     ///
     /// # Panics
     /// If a destructor panics. The cache stays usable; call again for the rest.

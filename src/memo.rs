@@ -5,6 +5,7 @@ use crate::cache::Cache;
 use crate::error::LoadError;
 use crate::load::shared::{self, Begun, Ended, SharedWaiter};
 use crate::raw::flight::{Load, Outcome};
+use crate::sync::FirstPanic;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::*, fence};
 use crate::time::TimeSource;
 use std::any::Any;
@@ -53,7 +54,8 @@ struct Memo<K, V, E> {
     /// What the counters showed at the last `cache_clear`.
     cleared_hits: AtomicU64,
     cleared_misses: AtomicU64,
-    _error: PhantomData<fn() -> E>,
+    /// Invariant: errors are told apart by their type.
+    _error: PhantomData<fn(E) -> E>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +122,7 @@ pub struct AlruCacheBuilder<K, V, E> {
     loader: Box<dyn Fn(K) -> Load<V> + Send + Sync>,
     settings: Settings,
     inner: CacheBuilder<K, V>,
-    _error: PhantomData<fn() -> E>,
+    _error: PhantomData<fn(E) -> E>,
 }
 
 impl<K, V, E> fmt::Debug for AlruCacheBuilder<K, V, E> {
@@ -359,7 +361,8 @@ where
     ///
     /// The cache is closed as soon as this function is called. `wait = false`: loads under way are dropped
     /// and their waiters get [`LoadError::Closed`]. `wait = true`: the returned future completes when
-    /// they have finished; it drives those that nobody else does.
+    /// they have finished; it drives those that nobody else does. A load that found no place in the cache (with
+    /// `maxsize = 0` all of them) is its caller's alone, and runs on.
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting only.
@@ -371,9 +374,11 @@ where
         fence(SeqCst);
         let mut open = SharedWaiter::of_all(memo.cache.core());
         if !wait {
+            let mut panics = FirstPanic::default();
             for load in open.drain(..) {
-                load.abort();
+                panics.catch(|| load.abort());
             }
+            panics.resume();
         }
         // The handle: waiters need the cache to be there.
         let memo = self.memo.clone();

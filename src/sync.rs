@@ -97,6 +97,35 @@ pub(crate) fn random_u64() -> u64 {
     0
 }
 
+/// The panics of several calls of user code, of which the first is passed on. The payloads of the others are
+/// leaked: their destructors are user code once more, and might panic in turn.
+#[derive(Default)]
+pub(crate) struct FirstPanic(Option<Box<dyn std::any::Any + Send>>);
+
+impl FirstPanic {
+    /// Runs `f`, whatever it does.
+    pub(crate) fn catch(&mut self, f: impl FnOnce()) {
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+            match self.0 {
+                None => self.0 = Some(panic),
+                Some(_) => std::mem::forget(panic),
+            }
+        }
+    }
+
+    /// Goes on with the first panic, if there was one.
+    pub(crate) fn resume(self) {
+        if let Some(panic) = self.0 {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    /// Swallows the first panic too.
+    pub(crate) fn swallow(self) {
+        std::mem::forget(self);
+    }
+}
+
 /// Lets another thread run.
 pub(crate) fn yield_now() {
     #[cfg(not(alru_loom))]

@@ -525,6 +525,42 @@ fn the_clocks_of_the_crate_serve_a_long_life_and_end_a_zero_one() {
 }
 
 #[test]
+fn a_clock_that_lags_ends_a_life_to_the_millisecond_by_its_exact_reading() {
+    /// Shows whole ticks of 10 ms, and of those the one before the last.
+    struct Lagging(ManualTime);
+    impl TimeSource for Lagging {
+        fn now(&self) -> Duration {
+            let ticks = self.0.now().as_millis() as u32 / 10;
+            MS * 10 * ticks.saturating_sub(1)
+        }
+
+        fn now_exact(&self) -> Duration {
+            self.0.now()
+        }
+
+        fn resolution(&self) -> Duration {
+            MS * 20
+        }
+    }
+
+    let time = ManualTime::new();
+    let cache: Cache<u64, u64> = Cache::builder()
+        .max_capacity(8)
+        .time_to_live(SECOND)
+        .time_source(Lagging(time.clone()))
+        .build();
+    for written in [3, 17, 20, 29] {
+        time.set(MS * written);
+        cache.insert(1, 10);
+        for at in (written..written + 1_100).filter(|at| at % 100 == 0 || *at > written + 950) {
+            time.set(MS * at);
+            let expected = (at < written + 1_000).then_some(10);
+            assert_eq!(cache.get(&1), expected, "{at} ms, written at {written}");
+        }
+    }
+}
+
+#[test]
 fn a_cache_without_a_ttl_reads_no_clock_after_it_is_built() {
     struct Counting(Arc<AtomicU64>);
     impl TimeSource for Counting {

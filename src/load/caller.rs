@@ -13,7 +13,7 @@
 use super::{Listener, LoadName, frames, panic_message};
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
-use crate::raw::flight::{Drive, FlightId, Outcome, Turn};
+use crate::raw::flight::{Drive, Flight, FlightId, Outcome, Turn};
 use crate::raw::reclaim;
 use crate::raw::seat::{Admission, Seat};
 use crate::stats::Counter;
@@ -310,6 +310,15 @@ where
     }
 }
 
+/// Gives the lead up when dropped.
+struct Lead<'a, V>(&'a Flight<V>);
+
+impl<V> Drop for Lead<'_, V> {
+    fn drop(&mut self) {
+        self.0.give_up_lead();
+    }
+}
+
 impl<K, V, E, F> Drop for CallerLoad<'_, K, V, E, F>
 where
     K: Eq + Send + Sync + 'static,
@@ -321,7 +330,10 @@ where
         match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Lead(id) => {
                 let seat = self.seat(id);
-                seat.entered().flight.give_up_lead();
+                // The future goes first, so that it does not meet its successor; the lead goes also if that
+                // panics, and the seat last.
+                let _lead = Lead(seat.entered().flight);
+                self.future = None;
             }
             Stage::Wait(id, mut listener, _) => {
                 let seat = self.seat(id);

@@ -11,7 +11,7 @@ use crate::raw::flight::{Drive, Entered, FlightId, Load, Outcome, Released, Resi
 use crate::raw::reclaim;
 use crate::raw::seat::{Admission, Seat};
 use crate::stats::Counter;
-use crate::sync::Arc;
+use crate::sync::{Arc, FirstPanic};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc as StdArc, Weak};
@@ -221,10 +221,12 @@ where
     pub(crate) fn abort(&self) {
         self.core.end_flight(self.id);
         let flight = self.entered().flight;
-        if flight.abort() {
-            // SAFETY: this call made the word CLOSED while nobody held POLLING.
-            drop(unsafe { flight.take_future() });
-        }
+        // SAFETY: if it is true, this call made the word CLOSED while nobody held POLLING.
+        let future = if flight.abort() { unsafe { flight.take_future() } } else { None };
+        let mut panics = FirstPanic::default();
+        panics.catch(|| drop(future));
+        panics.catch(|| flight.waiters.wake_all());
+        panics.resume();
     }
 }
 
@@ -234,10 +236,10 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        let entered = self.core.flights().entered(self.id);
-        self.listener.leave(entered);
-        // SAFETY: parked by `new` or entered by `of_all`, and left once.
-        drop(unsafe { self.core.resume_seat(self.id) });
+        // SAFETY: parked by `new` or entered by `of_all`, and left once. Left also if a waker's destructor
+        // panics.
+        let seat = unsafe { self.core.resume_seat(self.id) };
+        self.listener.leave(seat.entered());
     }
 }
 

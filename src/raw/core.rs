@@ -13,7 +13,7 @@ use super::bin::{Commit, FIRST_INDEX, Glance, Probe, Tag};
 use super::draft::{Charge, Draft};
 use super::flight::Flights;
 use super::hands::{Hands, Policy};
-use super::lifetime::Clock;
+use super::lifetime::{Clock, Source};
 use super::limbo::{Limbo, Sealed};
 use super::mem::OutOfMemory;
 use super::reclaim::{self, Guard};
@@ -23,7 +23,7 @@ use super::state::{Phase, Residence, Snapshot};
 use super::table::Index;
 use super::weight::Ledger;
 use crate::stats::{Counter, Counters};
-use crate::sync::{self, Arc};
+use crate::sync::{self, Arc, FirstPanic};
 use crate::time::TimeSource;
 use std::borrow::Borrow;
 use std::time::Duration;
@@ -54,8 +54,6 @@ pub struct Core<K, V> {
     pub(super) clock: Clock,
     pub(super) counters: Counters,
     pub(super) max_refs: u8,
-    /// Fresh slots that are handed out before other stripes' free ones are looked for.
-    pub(super) fresh_first: u32,
 }
 
 /// What became of an attempt to publish a draft.
@@ -72,25 +70,25 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         let threads = sync::parallelism();
         let stripes = threads.next_power_of_two().min(64);
         let owners = (threads * 4).min(reclaim::THREADS);
-        let (slab, index, hands, fresh_first) = match config.capacity {
+        let (slab, index, hands) = match config.capacity {
             Some(capacity) => {
                 let entries = usize::try_from(capacity).map_err(|_| OutOfMemory)?;
                 let slots = entries.checked_add(config.reserve).ok_or(OutOfMemory)?;
                 let hands = Hands::new(config.policy, capacity, slots, stripes)?;
-                let slack = (stripes * 128).min(config.reserve);
-                let fresh_first = (entries + slack).min(u32::MAX as usize) as u32;
-                (Slab::bounded(slots)?, Index::new(entries)?, Some(hands), fresh_first)
+                (Slab::bounded(slots)?, Index::new(entries)?, Some(hands))
             }
             None => {
                 let initial = config.initial.max(if cfg!(alru_loom) { 4 } else { 64 });
-                (Slab::unbounded(initial)?, Index::new(initial)?, None, u32::MAX)
+                (Slab::unbounded(initial)?, Index::new(initial)?, None)
             }
         };
+        // An unbounded cache has no reserve to share out; its batches are as large as others'.
+        let reserve = config.capacity.map_or(usize::MAX, |_| config.reserve);
         let source = config.time;
         Ok(Self {
             index,
             slab,
-            limbo: Limbo::new(stripes, owners, config.reserve),
+            limbo: Limbo::new(stripes, owners, reserve),
             max_refs: if hands.is_some() { Hands::max_refs(config.policy) } else { 0 },
             hands,
             ledger: Ledger::new(config.capacity),
@@ -98,12 +96,11 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             clock: Clock {
                 origin: source.now_exact(),
                 resolution: source.resolution(),
-                source,
+                source: Source::new(source),
                 ttl: config.ttl,
                 jitter: config.jitter,
             },
             counters: Counters::new(owners),
-            fresh_first,
         })
     }
 
@@ -270,7 +267,8 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     }
 
     /// Marks the batch ripe after a grace period. The closure holds the core, moves links only, and fits
-    /// crossbeam's inline storage.
+    /// crossbeam's inline storage. It may be the last to hold the core, but no user code goes with that: keys,
+    /// values, clock, futures and wakers went with the last handle (`drop_contents`).
     pub(super) fn defer(self: &Arc<Self>, guard: &Guard, batch: Sealed) {
         let core = self.clone();
         // SAFETY: the closure touches list heads and links of slots that are off every list; the core
@@ -306,6 +304,8 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         while let Some((index, slot)) = self.find(guard, tag, key) {
             if let Some(last) = self.unlink(guard, tag, index) {
                 self.ledger.refund();
+                // A thread that only removes drains what it removed, as one that inserts does.
+                self.limbo.drain(&self.slab, guard.thread());
                 let was_entry = self.is_entry(last);
                 if !was_entry {
                     self.count(guard, Counter::Expirations);
@@ -366,12 +366,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     }
                     match self.index.replace(guard, tag, old, draft.index) {
                         Commit::Done => {
+                            // Linked now: before anything else, the draft is no longer ours to withdraw.
+                            draft.publish();
                             // The old entry's charge goes over; one of our own is refunded on drop.
                             let last = self.end(guard, old);
                             if !self.is_entry(last) {
                                 self.count(guard, Counter::Expirations);
                             }
-                            draft.publish();
                             return Publish::Done;
                         }
                         Commit::Full if !self.clear_group(guard, tag, Some(old)) => {
@@ -446,6 +447,10 @@ impl<K, V> Core<K, V> {
     /// # Safety
     /// As just said. Closures in crossbeam's queues may still move links.
     pub unsafe fn drop_contents(&self) {
+        let mut panics = FirstPanic::default();
+        // First what lives in flights whose callers were forgotten, not dropped.
+        // SAFETY: the caller's promise.
+        unsafe { self.flights.drop_contents(&mut panics) };
         for index in FIRST_INDEX..self.slab.high_water() {
             let Some(slot) = self.slab.get(index) else { continue };
             let last = slot.state.load();
@@ -453,32 +458,16 @@ impl<K, V> Core<K, V> {
                 continue;
             }
             slot.state.withdraw();
-            // A destructor that panics must not keep the others from running.
-            let contents = Contents { slot, has_value: last.has_value() };
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(contents)));
-        }
-    }
-}
-
-/// Drops a slot's value and key, the key also if the value's destructor panics.
-struct Contents<'a, K, V> {
-    slot: &'a Slot<K, V>,
-    has_value: bool,
-}
-
-impl<K, V> Drop for Contents<'_, K, V> {
-    fn drop(&mut self) {
-        struct Key<'a, K, V>(&'a Slot<K, V>);
-        impl<K, V> Drop for Key<'_, K, V> {
-            fn drop(&mut self) {
-                // SAFETY: exclusive, as `drop_contents` demands; every life has a key.
-                unsafe { self.0.drop_key() };
+            if last.has_value() {
+                // SAFETY: exclusive, by the caller's promise; VALUE says that it is initialised.
+                panics.catch(|| unsafe { slot.drop_value() });
             }
+            // SAFETY: exclusive; every life has a key.
+            panics.catch(|| unsafe { slot.drop_key() });
         }
-        let _key = Key(self.slot);
-        if self.has_value {
-            // SAFETY: exclusive, and VALUE said that it is initialised.
-            unsafe { self.slot.drop_value() };
-        }
+        // SAFETY: the caller's promise.
+        panics.catch(|| unsafe { self.clock.source.dismiss() });
+        // This runs in a destructor: all of it must run, and a panic would come out of a drop.
+        panics.swallow();
     }
 }

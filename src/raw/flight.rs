@@ -22,7 +22,7 @@ use super::chain::{Chain, Links};
 use super::chunks::Chunks;
 use super::mem::{Blank, OutOfMemory};
 use super::waiters::Waiters;
-use crate::sync::UnsafeCell;
+use crate::sync::{FirstPanic, UnsafeCell};
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use crossbeam_utils::CachePadded;
 use std::any::Any;
@@ -282,13 +282,11 @@ impl<V> Flight<V> {
         }
     }
 
-    /// Closes from outside. True if the future is the caller's to drop now.
+    /// Closes from outside, without an outcome. True if the future is the caller's to drop now. The caller wakes
+    /// all afterwards.
     pub fn abort(&self) -> bool {
         match self.update(|w| (w & CLOSED == 0).then_some(w | CLOSED | ABORTED)) {
-            Ok(before) => {
-                self.waiters.wake_all();
-                before & POLLING == 0 || cfg!(alru_mutation = "abort_polled")
-            }
+            Ok(before) => before & POLLING == 0 || cfg!(alru_mutation = "abort_polled"),
             Err(_) => false,
         }
     }
@@ -455,6 +453,25 @@ impl<V> Flights<V> {
     /// A flight that the caller has entered, by its id.
     pub fn entered(&self, id: FlightId) -> Entered<'_, V> {
         Entered { id, flight: self.cell(id) }
+    }
+
+    /// Drops what lives in flights that were never left: their callers' futures were forgotten.
+    ///
+    /// # Safety
+    /// No operation of the cache runs, or ever will.
+    pub unsafe fn drop_contents(&self, panics: &mut FirstPanic) {
+        for index in 1..self.fresh.load(Acquire) {
+            let Some(flight) = self.cells.get(index as usize) else { continue };
+            // SAFETY: nobody else uses the flight, or ever will.
+            panics.catch(|| drop(unsafe { flight.take_future() }));
+            let word = flight.word.swap(CLOSED, AcqRel);
+            if word & OUTCOME != 0 {
+                // SAFETY: as above; OUTCOME, which is gone now, said that it is initialised.
+                panics.catch(|| flight.outcome.with_mut(|o| unsafe { (*o).assume_init_drop() }));
+            }
+            // SAFETY: as above.
+            unsafe { flight.waiters.silence(panics) };
+        }
     }
 
     /// Enters each open flight in turn.

@@ -25,6 +25,9 @@ use crate::sync::atomic::Ordering::*;
 /// far below what a growth leaves behind.
 const SPARSE: usize = 32;
 
+/// Doublings that a full group may be parted by.
+const DOUBLINGS: u32 = 3;
+
 /// Groups that a write moves on its way while the index grows.
 const HELP: usize = 2;
 
@@ -112,6 +115,9 @@ impl Index {
             if table.next.load(Acquire).is_null() && self.start(guard, table).is_err() {
                 return false;
             }
+            if !self.would_part(guard, table, tag) {
+                return false;
+            }
             let number = table.number(tag);
             if !table.bin(number).header().is_frozen() {
                 // Moving this one group is enough: the children have room.
@@ -124,6 +130,14 @@ impl Index {
                 self.help(guard, table);
             }
         }
+    }
+
+    /// Would a few doublings part the members of `tag`'s bin? Not if their tags agree in more bits than that
+    /// adds to the choice of a bin: many equal tags are a weak hash, which no growth mends.
+    fn would_part(&self, guard: &Guard, table: &Table, tag: Tag) -> bool {
+        let bits = (table.groups * GROUP).ilog2() + DOUBLINGS;
+        let members = self.neighbours(guard, tag);
+        members.iter().flatten().any(|w| (w.tag() ^ tag).leading_zeros() < bits)
     }
 
     fn start(&self, guard: &Guard, table: &Table) -> Result<(), OutOfMemory> {

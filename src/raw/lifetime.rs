@@ -3,12 +3,55 @@
 use super::state::Snapshot;
 use crate::policy::{expiry, jitter};
 use crate::sync;
+use crate::sync::atomic::{AtomicBool, Ordering::AcqRel};
 use crate::time::TimeSource;
+use std::ptr::NonNull;
 use std::time::Duration;
+
+/// The user's clock. It goes with the last handle, though batches in limbo keep the core alive for longer: its
+/// destructor is user code, which must not run where those batches end.
+pub(super) struct Source {
+    clock: NonNull<dyn TimeSource>,
+    gone: AtomicBool,
+}
+
+// SAFETY: owns a `TimeSource`, which is Send and Sync.
+unsafe impl Send for Source {}
+// SAFETY: as above; gives shared references only.
+unsafe impl Sync for Source {}
+
+impl Source {
+    pub(super) fn new(clock: Box<dyn TimeSource>) -> Self {
+        Self { clock: NonNull::from(Box::leak(clock)), gone: AtomicBool::new(false) }
+    }
+
+    fn get(&self) -> &dyn TimeSource {
+        // SAFETY: from a Box, which `dismiss` frees; nobody asks for the time after that.
+        unsafe { self.clock.as_ref() }
+    }
+
+    /// Drops the clock.
+    ///
+    /// # Safety
+    /// No operation of the cache runs, or ever will.
+    pub(super) unsafe fn dismiss(&self) {
+        if !self.gone.swap(true, AcqRel) {
+            // SAFETY: from `Box::leak`, freed once, and not used again by the caller's promise.
+            drop(unsafe { Box::from_raw(self.clock.as_ptr()) });
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // SAFETY: `&mut self`.
+        unsafe { self.dismiss() };
+    }
+}
 
 /// Time as the core sees it.
 pub(super) struct Clock {
-    pub(super) source: Box<dyn TimeSource>,
+    pub(super) source: Source,
     pub(super) origin: Duration,
     pub(super) resolution: Duration,
     pub(super) ttl: Option<Duration>,
@@ -26,9 +69,9 @@ impl Clock {
     fn has_passed(&self, deadline: u64) -> bool {
         // The cheap reading may lag: it decides that an entry lives, and the exact one that it does not.
         let Self { source, origin, resolution, .. } = self;
-        expiry::is_expired(deadline, source.now(), *origin, *resolution)
+        expiry::is_expired(deadline, source.get().now(), *origin, *resolution)
             && (resolution.is_zero()
-                || expiry::is_expired(deadline, source.now_exact(), *origin, Duration::ZERO))
+                || expiry::is_expired(deadline, source.get().now_exact(), *origin, Duration::ZERO))
     }
 
     /// The deadline of an entry whose value is there now; 0 without a TTL.
@@ -44,6 +87,6 @@ impl Clock {
         } else {
             jitter::draw(self.jitter, sync::random_u64())
         };
-        expiry::deadline(self.source.now_exact(), self.origin, ttl.saturating_add(extra))
+        expiry::deadline(self.source.get().now_exact(), self.origin, ttl.saturating_add(extra))
     }
 }

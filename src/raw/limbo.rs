@@ -22,11 +22,10 @@ use super::reclaim::Guard;
 use super::slab::Slab;
 use super::state::Phase;
 use super::trail::{self, Taken, Trail};
+use crate::sync::FirstPanic;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use crossbeam_utils::CachePadded;
-use std::any::Any;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Slots drained in one go, and so the most destructors that one write pays for.
 pub const DRAIN: usize = 16;
@@ -266,11 +265,9 @@ impl Limbo {
         let mut taken = [0; DRAIN];
         let count = own.ripe.take(slab, &mut taken);
         let taken = &taken[..count];
-        let mut panicked = None;
+        let mut panics = FirstPanic::default();
         for &index in taken {
-            if let Err(panic) = drain_one(slab, index) {
-                panicked.get_or_insert(panic);
-            }
+            drain_one(slab, index, &mut panics);
         }
         if !guard.is_some_and(|g| self.magazines.fill(g, taken)) {
             own.free.push_all(slab, taken);
@@ -278,31 +275,26 @@ impl Limbo {
         if drops {
             let _ = DRAINING.try_with(|d| d.set(false));
         }
-        if let Some(panic) = panicked {
-            resume_unwind(panic);
-        }
+        panics.resume();
         count > 0
     }
 }
 
 /// Drops key and value, value first, then frees the slot, whatever a destructor does.
 #[inline]
-fn drain_one<K, V>(slab: &Slab<K, V>, index: u32) -> Result<(), Box<dyn Any + Send>> {
+fn drain_one<K, V>(slab: &Slab<K, V>, index: u32, panics: &mut FirstPanic) {
     // SAFETY: handed out.
     let slot = unsafe { slab.slot(index) };
-    let mut outcome = Ok(());
     if std::mem::needs_drop::<V>() && slot.state.load().has_value() {
         // SAFETY: the grace period is over and the slot is off every list but this thread's: nobody else
         // reaches the cells. VALUE says that the value is initialised; it is not used again.
-        outcome = catch_unwind(AssertUnwindSafe(|| unsafe { slot.drop_value() }));
+        panics.catch(|| unsafe { slot.drop_value() });
     }
     if std::mem::needs_drop::<K>() {
         // SAFETY: as above; every retired slot has a key.
-        let key = catch_unwind(AssertUnwindSafe(|| unsafe { slot.drop_key() }));
-        outcome = outcome.and(key);
+        panics.catch(|| unsafe { slot.drop_key() });
     }
     slot.state.drained();
-    outcome
 }
 
 #[cfg(all(test, not(alru_loom)))]

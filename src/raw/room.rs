@@ -105,21 +105,18 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         true
     }
 
-    /// A slot of one's own. What the thread has at hand and the stripe's drained slots first, then fresh ones while there are few, then
-    /// whatever is free or ripe anywhere, then the reserve. None if all of it is in limbo.
+    /// A slot of one's own: what the thread has at hand and its stripe's drained slots first, then whatever is
+    /// free or ripe anywhere, so that nobody's removals wait for ever, then a fresh one. None if all the
+    /// reserve is in limbo.
     pub(super) fn draft(self: &Arc<Self>, guard: &mut Guard) -> Option<Draft<'_, K, V>> {
         let own = guard.thread();
-        let limbo = &self.limbo;
         let draft = |index| Draft { core: &**self, index, stripe: own, has_key: false };
-        if let Some(index) = limbo.draw(&self.slab, guard) {
-            return Some(draft(index));
-        }
-        if self.slab.high_water() < self.fresh_first {
-            if let Some(index) = self.slab.fresh() {
-                return Some(draft(index));
-            }
-        }
-        if let Some(index) = self.scavenge(own).or_else(|| self.slab.fresh()) {
+        let index = self
+            .limbo
+            .draw(&self.slab, guard)
+            .or_else(|| self.scavenge(own))
+            .or_else(|| self.slab.fresh());
+        if let Some(index) = index {
             return Some(draft(index));
         }
         self.force_grace(guard);

@@ -55,6 +55,26 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Drop for Seat<'_, K, V>
     }
 }
 
+/// The seat of a flight that has begun, and whose slot is not published. A closer may have entered it
+/// already, so a flight that comes to nothing is closed before it is left.
+struct Unpublished<'a, K: Send + Sync + 'static, V: Send + Sync + 'static>(Option<Seat<'a, K, V>>);
+
+impl<'a, K: Send + Sync + 'static, V: Send + Sync + 'static> Unpublished<'a, K, V> {
+    fn published(mut self) -> Seat<'a, K, V> {
+        self.0.take().expect("taken once")
+    }
+}
+
+impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Drop for Unpublished<'_, K, V> {
+    fn drop(&mut self) {
+        if let Some(seat) = self.0.take() {
+            let flight = seat.entered().flight;
+            flight.abort();
+            flight.waiters.wake_all();
+        }
+    }
+}
+
 impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// Finds the value, a seat in the load under way, or the lead of a new load. Never waits.
     pub fn admit<'a, 'g>(
@@ -108,13 +128,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 return Admission::Refused(key);
             };
             entered.flight.set_slot(draft.index, tag);
-            let seat = Seat { core: self, id: entered.id };
+            let seat = Unpublished(Some(Seat { core: self, id: entered.id }));
             draft.set_key(key);
             draft.begin_pending(tag, entered.id);
             match self.publish(guard, tag, draft, |s| !self.is_entry(s)) {
                 Publish::Done => {
                     self.count(guard, Counter::Loads);
-                    return Admission::Lead(seat);
+                    return Admission::Lead(seat.published());
                 }
                 Publish::Occupied(draft) => key = draft.into_key(),
                 Publish::Refused(draft) => {

@@ -11,10 +11,8 @@
 //! `fence(SeqCst)`, then reads the flight's word; the other side changes the word, `fence(SeqCst)`, then
 //! swaps the mark. One of the two sees the other.
 
-use crate::sync::AtomicWaker;
+use crate::sync::{AtomicWaker, FirstPanic};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*, fence};
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{NonNull, null_mut};
 use std::task::Waker;
 
@@ -27,6 +25,8 @@ pub struct Node {
     /// No wake is owed: set by the waker, cleared by the waiter's poll.
     woken: AtomicBool,
     taken: AtomicBool,
+    /// A waker's Clone panicked in `listen`: the cell can't be trusted, and nobody adopts the node.
+    dead: AtomicBool,
     next: *mut Node,
 }
 
@@ -36,13 +36,23 @@ impl Node {
             waker: AtomicWaker::new(),
             woken: AtomicBool::new(true),
             taken: AtomicBool::new(true),
+            dead: AtomicBool::new(false),
             next,
         }
     }
 
     /// Before the waiter looks at the flight: from now on a change of the word wakes `waker`.
     pub fn listen(&self, waker: &Waker) {
+        struct Unless<'a>(&'a AtomicBool);
+        impl Drop for Unless<'_> {
+            fn drop(&mut self) {
+                // Relaxed: read by this waiter when it leaves, and by who trims, after the last has left.
+                self.0.store(true, Relaxed);
+            }
+        }
+        let panicked = Unless(&self.dead);
         self.waker.register(waker);
+        std::mem::forget(panicked);
         // AcqRel: an RMW, so that it is ordered with the other side's swap of the mark.
         self.woken.swap(false, AcqRel);
         // Pairs with the fence in `Waiters::wake_all`.
@@ -103,9 +113,11 @@ impl Waiters {
         // SAFETY: on the list, so alive while the list is.
         let node = unsafe { node.as_ref() };
         let waker = node.waker.take();
-        // Release: pairs with the adopter's acquire.
-        node.taken.store(false, Release);
-        self.spare.fetch_add(1, Relaxed);
+        if !node.dead.load(Relaxed) {
+            // Release: pairs with the adopter's acquire.
+            node.taken.store(false, Release);
+            self.spare.fetch_add(1, Relaxed);
+        }
         drop(waker);
     }
 
@@ -118,22 +130,18 @@ impl Waiters {
         // Pairs with the fence in `Node::listen`.
         #[cfg(not(alru_mutation = "no_wake_fence"))]
         fence(SeqCst);
-        let mut panicked: Option<Box<dyn Any + Send>> = None;
+        let mut panics = FirstPanic::default();
         let mut node = self.head.load(Acquire);
         // SAFETY: as in `join`.
         while let Some(n) = unsafe { node.as_ref() } {
             if !n.woken.swap(true, AcqRel) {
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| n.waker.wake())) {
-                    panicked.get_or_insert(panic);
-                }
+                panics.catch(|| n.waker.wake());
                 #[cfg(alru_mutation = "wake_one")]
                 break;
             }
             node = n.next;
         }
-        if let Some(panic) = panicked {
-            resume_unwind(panic);
-        }
+        panics.resume();
     }
 
     /// Frees all nodes but a few, for the flight's next life.
@@ -142,25 +150,36 @@ impl Waiters {
     /// Nobody else uses the list, and no node is taken.
     pub unsafe fn trim(&self) {
         let mut node = self.head.load(Acquire);
-        let mut last_kept: *mut Node = null_mut();
+        let mut head: *mut Node = null_mut();
         let mut kept = 0;
         while !node.is_null() {
-            // SAFETY: exclusive by the caller's promise.
-            let next = unsafe { (*node).next };
-            if kept < KEEP {
+            // SAFETY: exclusive by the caller's promise, and from `Box::into_raw`.
+            let mut owned = unsafe { Box::from_raw(node) };
+            node = owned.next;
+            if kept < KEEP && !owned.dead.load(Relaxed) {
                 kept += 1;
-                last_kept = node;
-            } else {
-                // SAFETY: from `Box::into_raw`, exclusive, and unlinked below.
-                drop(unsafe { Box::from_raw(node) });
+                owned.next = head;
+                head = Box::into_raw(owned);
             }
-            node = next;
         }
-        if !last_kept.is_null() {
-            // SAFETY: kept above.
-            unsafe { (*last_kept).next = null_mut() };
-        }
+        // Relaxed: published with the flight's next life.
+        self.head.store(head, Relaxed);
         self.spare.store(kept, Relaxed);
+    }
+}
+
+impl Waiters {
+    /// Takes all wakers out and drops them: for a flight whose waiters were forgotten, not dropped.
+    ///
+    /// # Safety
+    /// Nobody else uses the list, or ever will.
+    pub unsafe fn silence(&self, panics: &mut FirstPanic) {
+        let mut node = self.head.load(Acquire);
+        // SAFETY: as in `join`.
+        while let Some(n) = unsafe { node.as_ref() } {
+            panics.catch(|| drop(n.waker.take()));
+            node = n.next;
+        }
     }
 }
 

@@ -1,5 +1,4 @@
 //! Trails: one thread pushes, anybody takes.
-#![cfg(alru_loom)]
 
 use alru::raw::trail::{SIZE, Taken, Trail};
 use alru_loom_tests::check_deeper;

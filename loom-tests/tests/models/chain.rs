@@ -1,5 +1,4 @@
 //! Chains with a tagged head: what is pushed is taken once.
-#![cfg(alru_loom)]
 
 use alru::raw::chain::{Chain, Links};
 use alru_loom_tests::{check, check_deeper};

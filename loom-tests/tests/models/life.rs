@@ -1,5 +1,4 @@
 //! One slot's life, over the real core: who ends it, who refunds, who drops.
-#![cfg(alru_loom)]
 
 use alru::PreciseTime;
 use alru::raw::bin::Tag;

@@ -1,5 +1,4 @@
 //! Eviction and replacement against readers, over the real core.
-#![cfg(alru_loom)]
 
 use alru::PreciseTime;
 use alru::raw::bin::Tag;

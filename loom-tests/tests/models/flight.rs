@@ -1,5 +1,4 @@
 //! Flights: who leads, who is woken, who drops the future, when it is over.
-#![cfg(alru_loom)]
 
 use alru::raw::flight::{
     Drive, Entered, FlightId, Flights, Left, Outcome, Released, Resident, Turn,

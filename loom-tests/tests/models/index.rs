@@ -1,5 +1,4 @@
 //! The index: bins that are published by their header, and growth.
-#![cfg(alru_loom)]
 
 use alru::raw::bin::{Commit, Glance, Probe, Tag};
 use alru::raw::reclaim;

@@ -1,5 +1,4 @@
 //! Loads shared by callers, over the public futures.
-#![cfg(alru_loom)]
 
 use alru::{AlruCache, Cache, LoadError};
 use alru_loom_tests::{Bell, Value, check, check_shallower};

@@ -1,0 +1,10 @@
+//! All models but those of reclamation, in one binary: a control is one build and one link.
+#![cfg(all(alru_loom, not(crossbeam_loom)))]
+
+mod chain;
+mod eviction;
+mod flight;
+mod index;
+mod life;
+mod loads;
+mod trail;
