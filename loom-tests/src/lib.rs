@@ -6,9 +6,14 @@
 //! script of their own, `ci/loom-epoch.sh`.
 #![cfg(alru_loom)]
 
+use alru::PreciseTime;
+use alru::raw::bin::Tag;
+use alru::raw::core::{Config, Core};
+use alru::raw::hands::Policy;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 /// Searches all executions with at most `LOOM_MAX_PREEMPTIONS` preemptions, 2 if it is not set.
 pub fn check(model: impl Fn() + Send + Sync + 'static) {
@@ -117,4 +122,22 @@ impl Drop for Value {
         assert_eq!(number, Self::NUMBER, "dropped twice");
         ALIVE.set(ALIVE.get() - 1);
     }
+}
+
+/// A tag and the key that has it.
+pub type Key = (Tag, u32);
+
+/// The real core, with room for `capacity` values under the plain CLOCK.
+pub fn core(capacity: u64) -> Arc<Core<u32, Value>> {
+    let config = Config {
+        capacity: Some(capacity),
+        // So small that each retired slot is a batch of its own.
+        reserve: 4,
+        initial: 0,
+        policy: Policy::Plain,
+        ttl: None,
+        jitter: Duration::ZERO,
+        time: Box::new(PreciseTime::new()),
+    };
+    Arc::new(Core::new(config).ok().unwrap())
 }

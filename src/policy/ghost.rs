@@ -1,6 +1,5 @@
 //! A bucket of the ghost: eight 16-bit fingerprints, the oldest overwritten.
 
-
 /// Fingerprints a bucket remembers.
 pub const LANES: usize = 8;
 const LANE_BITS: u32 = 16;

@@ -328,7 +328,11 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 
     /// Visits every slot that was ever handed out. Lets go of the pin now and then: a long walk must not hold
     /// up reclamation.
-    pub(super) fn each_slot(&self, guard: &mut Guard, mut visit: impl FnMut(&Guard, u32, &Slot<K, V>)) {
+    pub(super) fn each_slot(
+        &self,
+        guard: &mut Guard,
+        mut visit: impl FnMut(&Guard, u32, &Slot<K, V>),
+    ) {
         for index in FIRST_INDEX..self.slab.high_water() {
             if index % 64 == 0 {
                 guard.repin();

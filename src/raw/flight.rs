@@ -22,8 +22,8 @@ use super::chain::{Chain, Links};
 use super::chunks::Chunks;
 use super::mem::{Blank, OutOfMemory};
 use super::waiters::Waiters;
-use crate::sync::{FirstPanic, UnsafeCell};
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use crate::sync::{FirstPanic, UnsafeCell};
 use crossbeam_utils::CachePadded;
 use std::any::Any;
 use std::future::Future;
@@ -203,7 +203,8 @@ impl<V> Flight<V> {
     /// Count + 1, unless closed or of another generation.
     fn enter(&self, generation: u64) -> bool {
         self.update(|w| {
-            let is_it = w >> GENERATION_SHIFT == generation || cfg!(alru_mutation = "no_generation");
+            let is_it =
+                w >> GENERATION_SHIFT == generation || cfg!(alru_mutation = "no_generation");
             (w & CLOSED == 0 && is_it && w & COUNT < COUNT).then(|| w + 1)
         })
         .is_ok()

@@ -57,6 +57,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         false
     }
 
+    /// Slots with a life, for models.
+    #[cfg(alru_loom)]
+    pub fn lives(&self) -> usize {
+        let lives = |i: &u32| self.slab.get(*i).is_some_and(|s| s.state.load().is_live());
+        (super::bin::FIRST_INDEX..self.slab.high_water()).filter(lives).count()
+    }
+
     /// The hand alone, for models: evicts an entry if there is one.
     #[cfg(alru_loom)]
     pub fn sweep(self: &Arc<Self>) {

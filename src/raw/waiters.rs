@@ -11,8 +11,8 @@
 //! `fence(SeqCst)`, then reads the flight's word; the other side changes the word, `fence(SeqCst)`, then
 //! swaps the mark. One of the two sees the other.
 
-use crate::sync::{AtomicWaker, FirstPanic};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*, fence};
+use crate::sync::{AtomicWaker, FirstPanic};
 use std::ptr::{NonNull, null_mut};
 use std::task::Waker;
 

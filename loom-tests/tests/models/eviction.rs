@@ -1,40 +1,22 @@
 //! Eviction and replacement against readers, over the real core.
 
-use alru::PreciseTime;
-use alru::raw::bin::Tag;
-use alru::raw::core::{Config, Core};
-use alru::raw::hands::Policy;
+use alru::raw::core::Core;
 use alru::raw::reclaim;
-use alru_loom_tests::{Value, check, check_shallower};
+use alru_loom_tests::{Key, Value, check, check_shallower, core};
 use loom::thread;
 use std::sync::Arc;
-use std::time::Duration;
 
-const A: (Tag, u32) = (7, 1);
-const B: (Tag, u32) = (8, 2);
+const A: Key = (7, 1);
+const B: Key = (8, 2);
 
 type Cache = Arc<Core<u32, Value>>;
 
-/// Room for one.
-fn cache() -> Cache {
-    let config = Config {
-        capacity: Some(1),
-        reserve: 4,
-        initial: 0,
-        policy: Policy::Plain,
-        ttl: None,
-        jitter: Duration::ZERO,
-        time: Box::new(PreciseTime::new()),
-    };
-    Arc::new(Core::new(config).ok().unwrap())
-}
-
-fn insert(cache: &Cache, (tag, key): (Tag, u32)) -> bool {
+fn insert(cache: &Cache, (tag, key): Key) -> bool {
     cache.insert(tag, key, Value::new())
 }
 
 /// Reads the value if it is there.
-fn read(cache: &Cache, (tag, key): (Tag, u32)) -> bool {
+fn read(cache: &Cache, (tag, key): Key) -> bool {
     // SAFETY: `get` read READY under this guard.
     let read = cache.get(&reclaim::pin(), tag, &key).map(|slot| unsafe { slot.value() }.read());
     read.is_some()
@@ -55,7 +37,7 @@ fn end(cache: &Cache) {
 #[test]
 fn a_reader_finds_key_and_value_whole_while_the_hand_takes_them() {
     check(|| {
-        let cache = cache();
+        let cache = core(1);
         assert!(insert(&cache, A));
         let other = cache.clone();
         let reader = thread::spawn(move || (read(&other, B), read(&other, A)));
@@ -70,7 +52,7 @@ fn a_reader_finds_key_and_value_whole_while_the_hand_takes_them() {
 #[test]
 fn an_entry_that_is_replaced_is_never_missed() {
     check(|| {
-        let cache = cache();
+        let cache = core(1);
         assert!(insert(&cache, A));
         let other = cache.clone();
         let reader = thread::spawn(move || assert!(read(&other, A)));
@@ -83,7 +65,7 @@ fn an_entry_that_is_replaced_is_never_missed() {
 #[test]
 fn the_capacity_is_never_exceeded() {
     check_shallower(|| {
-        let cache = cache();
+        let cache = core(1);
         let other = cache.clone();
         let inserter = thread::spawn(move || {
             insert(&other, A);

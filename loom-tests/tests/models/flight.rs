@@ -21,14 +21,15 @@ fn begin(drive: Drive) -> (Sky, FlightId) {
     (sky, id)
 }
 
-fn leave(sky: &Sky, id: FlightId) -> Left {
+/// True for the last one to leave, if the flight was open till then.
+fn leave(sky: &Sky, id: FlightId) -> bool {
     let entered = sky.entered(id);
     let left = sky.leave(entered);
     if left != Left::Others {
         // SAFETY: the last to leave.
         drop(unsafe { sky.recycle(entered) });
     }
-    left
+    left == Left::LastOpen
 }
 
 /// A waiter with a seat.
@@ -74,7 +75,7 @@ impl Waiter {
         unsafe { self.node.as_ref() }.listen(&self.waker);
     }
 
-    fn leave(self) -> Left {
+    fn leave(self) -> bool {
         // SAFETY: joined on this list, and not used again.
         unsafe { self.entered().flight.waiters.leave(self.node) };
         leave(&self.sky, self.id)
@@ -113,7 +114,9 @@ fn two_join_while(lead: fn(&Sky, FlightId), may_lead: bool) {
     let (asleep, awake): (Vec<_>, Vec<_>) =
         joined.into_iter().partition(|(turn, _)| *turn == Turn::Theirs);
     asleep.into_iter().for_each(|(_, waiter)| nobody_is_forgotten(&sky, waiter));
-    awake.into_iter().for_each(|(_, waiter)| drop(waiter.leave()));
+    awake.into_iter().for_each(|(_, waiter)| {
+        waiter.leave();
+    });
     assert_eq!(sky.active(), 0);
     drop(sky);
     Value::all_gone();
@@ -172,7 +175,7 @@ fn a_flight_ends_once_and_nobody_enters_it_after() {
         let leaver = thread::spawn(move || leave(&a, id));
         let joiner = thread::spawn(move || b.enter(id).map(|_| leave(&b, id)));
         let left = [Some(leave(&sky, id)), Some(leaver.join().unwrap()), joiner.join().unwrap()];
-        assert_eq!(left.iter().filter(|left| **left == Some(Left::LastOpen)).count(), 1);
+        assert_eq!(left.iter().filter(|left| **left == Some(true)).count(), 1);
         assert_eq!(sky.active(), 0);
     });
 }
@@ -183,7 +186,7 @@ fn a_flight_is_not_entered_by_the_id_of_its_former_life() {
         let (sky, old) = begin(Drive::Caller);
         let other = sky.clone();
         let joiner = thread::spawn(move || other.enter(old).is_some());
-        let ended = leave(&sky, old) == Left::LastOpen;
+        let ended = leave(&sky, old);
         let new = sky.begin(Drive::Caller).ok().unwrap().id;
         let entered = joiner.join().unwrap();
         assert!(!(ended && entered), "{old:?} entered {new:?}");
@@ -230,7 +233,7 @@ fn closer_poller_and_leaver_drop_the_future_once() {
             drive(&a, id);
             leave(&a, id);
         });
-        let leaver = thread::spawn(move || drop(leave(&b, id)));
+        let leaver = thread::spawn(move || leave(&b, id));
         if sky.entered(id).flight.abort() {
             // SAFETY: closed while nobody polled.
             drop(unsafe { sky.entered(id).flight.take_future() }.unwrap());

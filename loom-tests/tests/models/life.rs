@@ -1,37 +1,20 @@
 //! One slot's life, over the real core: who ends it, who refunds, who drops.
 
-use alru::PreciseTime;
-use alru::raw::bin::Tag;
-use alru::raw::core::{Config, Core};
-use alru::raw::seat::Admission;
+use alru::raw::core::Core;
 use alru::raw::flight::{Drive, FlightId};
 use alru::raw::hands::{Hands, Policy};
 use alru::raw::reclaim;
+use alru::raw::seat::Admission;
 use alru::raw::slab::Slab;
 use alru::raw::state::{Completion, Residence};
 use alru::raw::weight::Ledger;
-use alru_loom_tests::{Value, check, check_deeper, check_shallower};
+use alru_loom_tests::{Key, Value, check, check_deeper, check_shallower, core};
 use loom::thread;
 use std::sync::Arc;
-use std::time::Duration;
 
-const A: (Tag, u32) = (7, 1);
+const A: Key = (7, 1);
 
 type Cache = Arc<Core<u32, Value>>;
-
-fn cache(capacity: u64) -> Cache {
-    let config = Config {
-        capacity: Some(capacity),
-        // Batches of one slot: each retirement is one deferred closure.
-        reserve: 4,
-        initial: 0,
-        policy: Policy::Plain,
-        ttl: None,
-        jitter: Duration::ZERO,
-        time: Box::new(PreciseTime::new()),
-    };
-    Arc::new(Core::new(config).ok().unwrap())
-}
 
 /// Begins a load of A, and keeps its seat.
 fn load(cache: &Cache) -> FlightId {
@@ -58,7 +41,7 @@ fn replace_a(cache: &Cache, _: FlightId) -> bool {
     cache.insert(A.0, A.1, Value::new())
 }
 
-/// With a load under way in a cache of one, the hand takes loads too.
+/// Where loads are more than half of the entries the hand takes them too.
 fn evict_a(cache: &Cache, _: FlightId) -> bool {
     cache.sweep();
     false
@@ -67,7 +50,7 @@ fn evict_a(cache: &Cache, _: FlightId) -> bool {
 /// Begins a load of A; all `acts` at once; then the books must balance.
 fn act_on_a_pending_slot<const N: usize>(acts: [Act; N]) {
     let retired = reclaim::deferred();
-    let cache = cache(1);
+    let cache = core(2);
     let id = load(&cache);
     let [acts @ .., last] = &acts[..] else { unreachable!() };
     let acts: Vec<_> = acts
@@ -83,6 +66,7 @@ fn act_on_a_pending_slot<const N: usize>(acts: [Act; N]) {
     drop(unsafe { cache.resume_seat(id) });
 
     let resident = usize::from(cache.contains(&reclaim::pin(), A.0, &A.1));
+    assert_eq!(cache.lives(), resident, "no life outside the index");
     assert_eq!(cache.len(), resident as u64, "charged: what is resident");
     let retired = reclaim::deferred() - retired;
     assert_eq!(retired, 1 + inserted - resident, "retired: each life that ended, once");
@@ -99,7 +83,7 @@ fn completer_invalidator_and_hand_end_a_life_once() {
 #[test]
 fn a_load_that_was_removed_is_not_stored() {
     check(|| {
-        let cache = cache(1);
+        let cache = core(2);
         let id = load(&cache);
         let other = cache.clone();
         let remover = thread::spawn(move || {
