@@ -10,6 +10,7 @@ use alru::PreciseTime;
 use alru::raw::bin::Tag;
 use alru::raw::core::{Config, Core};
 use alru::raw::hands::Policy;
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Wake, Waker};
@@ -34,6 +35,8 @@ fn check_at(more: isize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.unwrap_or(2).checked_add_signed(more);
     builder.max_branches = 20_000;
+    // Not each switch of threads, just the sum.
+    builder.log = false;
     // Says how many executions there were, if LOOM_LOG asks for it: only `loom::model` would by itself.
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("LOOM_LOG"))
@@ -124,11 +127,40 @@ impl Drop for Value {
     }
 }
 
-/// A tag and the key that has it.
+/// A key that is counted as a value is, and read by each comparison.
+#[derive(Debug)]
+pub struct Name {
+    id: u32,
+    body: Value,
+}
+
+impl Name {
+    /// The key of this number.
+    pub fn new(id: u32) -> Self {
+        Self { id, body: Value::new() }
+    }
+}
+
+impl Borrow<u32> for Name {
+    fn borrow(&self) -> &u32 {
+        self.body.read();
+        &self.id
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        Borrow::<u32>::borrow(self) == Borrow::<u32>::borrow(other)
+    }
+}
+
+impl Eq for Name {}
+
+/// A tag and the number of the key that has it.
 pub type Key = (Tag, u32);
 
 /// The real core, with room for `capacity` values under the plain CLOCK.
-pub fn core(capacity: u64) -> Arc<Core<u32, Value>> {
+pub fn core(capacity: u64) -> Arc<Core<Name, Value>> {
     let config = Config {
         capacity: Some(capacity),
         // So small that each retired slot is a batch of its own.

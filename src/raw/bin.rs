@@ -18,7 +18,7 @@
 //! dereferences. No ABA on a word: a slot index freed during a pin is not reused within it.
 
 use super::mem::Blank;
-use crate::sync::atomic::{AtomicU64, Ordering::*};
+use crate::sync::atomic::{AtomicU64, Ordering, Ordering::*};
 
 /// Words in a bin's own line that hold slots.
 pub const OWN: usize = 7;
@@ -36,6 +36,9 @@ const OWN_VALID: u64 = ((1 << OWN) - 1) << VALID_SHIFT;
 const OVERFLOW_VALID: u64 = ((1 << OVERFLOW) - 1) << (VALID_SHIFT + OWN as u32);
 /// One step of the version.
 const VERSION: u64 = 1 << (VALID_SHIFT + POSITIONS as u32);
+
+/// The ordering of claims and commits: see the module.
+const PUBLISH: Ordering = if cfg!(alru_mutation = "relaxed_publish") { Relaxed } else { AcqRel };
 
 /// A word that held a slot and may be claimed again.
 const VACANT: u64 = 1;
@@ -296,15 +299,9 @@ impl<'a> Bin<'a> {
             self.header_word().fetch_and(!(from.0 & !to.0), AcqRel);
             return Ok(());
         }
-        #[cfg(alru_mutation = "relaxed_commit")]
-        return self
-            .header_word()
-            .compare_exchange(from.0, to.next().0, Relaxed, Acquire)
-            .map(|_| ())
-            .map_err(Header);
-        #[cfg(not(any(alru_mutation = "blind_commit", alru_mutation = "relaxed_commit")))]
+        #[cfg(not(alru_mutation = "blind_commit"))]
         self.header_word()
-            .compare_exchange(from.0, to.next().0, AcqRel, Acquire)
+            .compare_exchange(from.0, to.next().0, PUBLISH, Acquire)
             .map(|_| ())
             .map_err(Header)
     }
@@ -405,7 +402,7 @@ impl<'a> Bin<'a> {
             let cell = self.word(position);
             let seen = cell.load(Acquire);
             // AcqRel: acquires the header change that made the word free, releases it to readers.
-            if seen <= VACANT && cell.compare_exchange(seen, word.0, AcqRel, Acquire).is_ok() {
+            if seen <= VACANT && cell.compare_exchange(seen, word.0, PUBLISH, Acquire).is_ok() {
                 return Some(Claim { bin: *self, position });
             }
         }
@@ -481,7 +478,7 @@ impl<'a> Bin<'a> {
     pub fn try_unlink(&self, word: Word) -> bool {
         let header = self.header();
         let hits = self.matches(header, word.tag());
-        if hits == 0 || header.is_frozen() {
+        if hits == 0 || (header.is_frozen() && cfg!(not(alru_mutation = "ignore_frozen"))) {
             return false;
         }
         let position = hits.trailing_zeros() as usize;

@@ -2,17 +2,18 @@
 
 use alru::raw::core::Core;
 use alru::raw::reclaim;
-use alru_loom_tests::{Key, Value, check, check_shallower, core};
+use alru_loom_tests::{Key, Name, Value, check, check_shallower, core};
 use loom::thread;
 use std::sync::Arc;
 
 const A: Key = (7, 1);
-const B: Key = (8, 2);
+/// In another bin.
+const B: Key = (1 << 31, 2);
 
-type Cache = Arc<Core<u32, Value>>;
+type Cache = Arc<Core<Name, Value>>;
 
 fn insert(cache: &Cache, (tag, key): Key) -> bool {
-    cache.insert(tag, key, Value::new())
+    cache.insert(tag, Name::new(key), Value::new())
 }
 
 /// Reads the value if it is there.

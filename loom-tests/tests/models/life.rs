@@ -8,17 +8,17 @@ use alru::raw::seat::Admission;
 use alru::raw::slab::Slab;
 use alru::raw::state::{Completion, Residence};
 use alru::raw::weight::Ledger;
-use alru_loom_tests::{Key, Value, check, check_deeper, check_shallower, core};
+use alru_loom_tests::{Key, Name, Value, check, check_deeper, check_shallower, core};
 use loom::thread;
 use std::sync::Arc;
 
 const A: Key = (7, 1);
 
-type Cache = Arc<Core<u32, Value>>;
+type Cache = Arc<Core<Name, Value>>;
 
 /// Begins a load of A, and keeps its seat.
 fn load(cache: &Cache) -> FlightId {
-    match cache.admit(&mut reclaim::pin(), A.0, A.1, Drive::Caller) {
+    match cache.admit(&mut reclaim::pin(), A.0, Name::new(A.1), Drive::Caller) {
         Admission::Lead(seat) => seat.park(),
         _ => unreachable!("the first to ask leads"),
     }
@@ -38,7 +38,7 @@ fn invalidate_a(cache: &Cache, _: FlightId) -> bool {
 }
 
 fn replace_a(cache: &Cache, _: FlightId) -> bool {
-    cache.insert(A.0, A.1, Value::new())
+    cache.insert(A.0, Name::new(A.1), Value::new())
 }
 
 /// Where loads are more than half of the entries the hand takes them too.
