@@ -6,7 +6,7 @@
 
 use alru::raw::core::Core;
 use alru::raw::reclaim;
-use alru_loom_tests::{Key, Name, Value, check_shallower, core};
+use alru_loom_tests::{Key, Name, Value, check, check_shallower, core};
 use loom::thread;
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ fn a_removed_value_lives_while_a_reader_is_pinned() {
 
 #[test]
 fn a_slot_is_not_reused_while_a_reader_is_pinned() {
-    check_shallower(|| {
+    check(|| {
         read_a_while(|cache| {
             remove(cache, A);
             cache.run_pending();

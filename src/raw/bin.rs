@@ -402,6 +402,12 @@ impl<'a> Bin<'a> {
             let cell = self.word(position);
             let seen = cell.load(Acquire);
             // AcqRel: acquires the header change that made the word free, releases it to readers.
+            #[cfg(alru_mutation = "blind_claim")]
+            if seen <= VACANT {
+                cell.store(word.0, Release);
+                return Some(Claim { bin: *self, position });
+            }
+            #[cfg(not(alru_mutation = "blind_claim"))]
             if seen <= VACANT && cell.compare_exchange(seen, word.0, PUBLISH, Acquire).is_ok() {
                 return Some(Claim { bin: *self, position });
             }

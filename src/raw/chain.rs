@@ -70,13 +70,12 @@ impl Chain {
             if taken == 0 {
                 return 0;
             }
-            #[cfg(alru_mutation = "blind_take")]
-            {
-                self.0.store(Self::retagged(head, next), Release);
-                return taken;
-            }
+            let rest = Self::retagged(head, next);
             #[cfg(not(alru_mutation = "blind_take"))]
-            match self.0.compare_exchange_weak(head, Self::retagged(head, next), AcqRel, Acquire) {
+            let done = self.0.compare_exchange_weak(head, rest, AcqRel, Acquire);
+            #[cfg(alru_mutation = "blind_take")]
+            let done = Ok::<_, u64>(self.0.swap(rest, AcqRel));
+            match done {
                 Ok(_) => return taken,
                 Err(now) => head = now,
             }

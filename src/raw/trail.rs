@@ -80,13 +80,11 @@ impl Trail {
                 last: self.cell(head).load(Relaxed),
             };
             // Release: the cells were read before the owner writes them again.
-            #[cfg(alru_mutation = "blind_take")]
-            {
-                self.head.store(tail, Release);
-                return Some(taken);
-            }
             #[cfg(not(alru_mutation = "blind_take"))]
-            match self.head.compare_exchange(head, tail, AcqRel, Acquire) {
+            let done = self.head.compare_exchange(head, tail, AcqRel, Acquire);
+            #[cfg(alru_mutation = "blind_take")]
+            let done = Ok::<_, u64>(self.head.swap(tail, AcqRel));
+            match done {
                 Ok(_) => return Some(taken),
                 Err(now) => head = now,
             }

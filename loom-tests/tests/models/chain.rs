@@ -1,7 +1,7 @@
 //! Chains with a tagged head: what is pushed is taken once.
 
 use alru::raw::chain::{Chain, Links};
-use alru_loom_tests::{check, check_deeper};
+use alru_loom_tests::check_deeper;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use loom::thread;
@@ -77,7 +77,7 @@ fn a_chain_that_came_back_is_not_the_chain_that_was_walked() {
 
 #[test]
 fn chains_pushed_by_two_threads_are_all_there() {
-    check(|| {
+    check_deeper(|| {
         let stack = Stack::of(&[]);
         let (a, b) = (stack.clone(), stack.clone());
         let pusher = thread::spawn(move || a.push(&[1, 2]));

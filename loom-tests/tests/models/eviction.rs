@@ -2,7 +2,7 @@
 
 use alru::raw::core::Core;
 use alru::raw::reclaim;
-use alru_loom_tests::{Key, Name, Value, check, check_shallower, core};
+use alru_loom_tests::{Key, Name, Value, check, check_deeper, core};
 use loom::thread;
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn end(cache: &Cache) {
 
 #[test]
 fn a_reader_finds_key_and_value_whole_while_the_hand_takes_them() {
-    check(|| {
+    check_deeper(|| {
         let cache = core(1);
         assert!(insert(&cache, A));
         let other = cache.clone();
@@ -52,7 +52,7 @@ fn a_reader_finds_key_and_value_whole_while_the_hand_takes_them() {
 
 #[test]
 fn an_entry_that_is_replaced_is_never_missed() {
-    check(|| {
+    check_deeper(|| {
         let cache = core(1);
         assert!(insert(&cache, A));
         let other = cache.clone();
@@ -65,7 +65,7 @@ fn an_entry_that_is_replaced_is_never_missed() {
 
 #[test]
 fn the_capacity_is_never_exceeded() {
-    check_shallower(|| {
+    check(|| {
         let cache = core(1);
         let other = cache.clone();
         let inserter = thread::spawn(move || {

@@ -1,6 +1,6 @@
 //! The index: bins that are published by their header, and growth.
 
-use alru::raw::bin::{Commit, Glance, Probe, Tag};
+use alru::raw::bin::{Commit, Glance, OWN, Probe, Tag};
 use alru::raw::reclaim;
 use alru::raw::table::Index;
 use alru_loom_tests::{check, check_deeper, check_shallower};
@@ -141,6 +141,44 @@ fn find_validates_before_it_dereferences() {
         keys[6].with_mut(|key| unsafe { *key = 1 });
         assert!(reader.join().unwrap().is_none());
         assert_eq!(members(&index, TAG), [5, 4]);
+    });
+}
+
+/// Fills the bin of `tag` with slots from `first` on, one word short of its overflow line.
+fn fill(index: &Index, tag: Tag, first: u32) {
+    for i in 0..OWN as u32 {
+        assert!(matches!(insert(index, tag + i, first + i, |_| false), Commit::Done));
+    }
+}
+
+#[test]
+fn two_bins_share_an_overflow_line_and_mix_nothing_up() {
+    check_deeper(|| {
+        let index = index();
+        let (near, far) = (TAG, TAG + (1 << 30));
+        fill(&index, near, 2);
+        fill(&index, far, 12);
+        let other = index.clone();
+        let inserter = thread::spawn(move || insert(&other, far, 22, |_| false));
+        assert!(matches!(insert(&index, near, 23, |_| false), Commit::Done));
+        assert!(matches!(inserter.join().unwrap(), Commit::Done));
+        assert_eq!((members(&index, near), members(&index, far)), (vec![2, 23], vec![12, 22]));
+    });
+}
+
+#[test]
+fn a_spilled_key_is_never_absent_during_growth() {
+    check_shallower(|| {
+        let index = index();
+        fill(&index, OTHER, 3);
+        assert!(matches!(insert(&index, TAG, 2, |_| false), Commit::Done));
+        let other = index.clone();
+        let helper = thread::spawn(move || grow(&other));
+        grow(&index);
+        assert_eq!(find(&index, TAG, |_| true), Some(2));
+        assert!(unlink(&index, TAG, 2));
+        helper.join().unwrap();
+        assert!(members(&index, TAG).is_empty());
     });
 }
 

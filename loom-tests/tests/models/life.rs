@@ -82,7 +82,7 @@ fn completer_invalidator_and_hand_end_a_life_once() {
 
 #[test]
 fn a_load_that_was_removed_is_not_stored() {
-    check(|| {
+    check_deeper(|| {
         let cache = core(2);
         let id = load(&cache);
         let other = cache.clone();
@@ -105,7 +105,7 @@ fn a_load_that_was_removed_is_not_stored() {
 
 #[test]
 fn completer_and_replacer_end_a_life_once() {
-    check(|| act_on_a_pending_slot([replace_a, complete_a]));
+    check_deeper(|| act_on_a_pending_slot([replace_a, complete_a]));
 }
 
 #[test]

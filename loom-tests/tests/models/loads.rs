@@ -24,7 +24,7 @@ fn poll<F: Future>(future: F) -> Poll<F::Output> {
 
 #[test]
 fn two_callers_share_one_load() {
-    check_shallower(|| {
+    check(|| {
         let cache = cache();
         let runs = Arc::new(AtomicUsize::new(0));
         let call = |cache: &Cache<u32, Value>, runs: &AtomicUsize| {
@@ -121,7 +121,7 @@ fn an_event_that_a_shared_load_waits_for_is_not_lost() {
 
 #[test]
 fn a_load_that_nobody_waits_for_is_dropped() {
-    check_shallower(|| {
+    check(|| {
         let memo = memo(|| {
             let held = Value::new();
             poll_fn(move |_| {
