@@ -91,6 +91,17 @@ impl<K, V, S> Cache<K, V, S> {
     pub(crate) fn core(&self) -> &Arc<Core<K, V>> {
         &self.core
     }
+
+    pub(crate) fn hasher(&self) -> &S {
+        &self.shared.hasher
+    }
+}
+
+/// The 32 hash bits that the index works with. One multiply more, because its bins are chosen by the upper bits,
+/// which some fast hashers leave uneven for sequential integers.
+#[inline(always)]
+pub(crate) fn tag<Q: Hash + ?Sized>(hasher: &impl BuildHasher, key: &Q) -> Tag {
+    (hasher.hash_one(key).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as Tag
 }
 
 impl<K, V, S> Cache<K, V, S>
@@ -105,11 +116,9 @@ where
         Self { core, shared }
     }
 
-    /// The 32 hash bits that the index works with. One multiply more, because its bins are chosen by the
-    /// upper bits, which some fast hashers leave uneven for sequential integers.
     #[inline(always)]
     pub(crate) fn tag<Q: Hash + ?Sized>(&self, key: &Q) -> Tag {
-        (self.shared.hasher.hash_one(key).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as Tag
+        tag(&self.shared.hasher, key)
     }
 
     /// The value of a key, if it is there and has not expired. A load under way is a miss.
@@ -119,7 +128,7 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.core.read(self.tag(key), key, |guard| self.core.count(guard, Counter::Misses))
+        self.core.read(self.tag(key), key, |thread| self.core.count_for(thread, Counter::Misses))
     }
 
     /// As [`get`](Self::get), but touches neither the statistics nor the entry's standing with the

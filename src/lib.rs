@@ -41,9 +41,10 @@
 //!
 //! # Costs
 //!
-//! A hit costs a hash, an epoch pin and two cache lines; [`Cache::pin`] pays for the pin once for many reads.
-//! Removed values are dropped by later writes, a bounded number each, or by
-//! [`run_pending_tasks`](Cache::run_pending_tasks).
+//! A hit costs a hash and two cache lines, and an epoch pin in an unbounded cache or off Linux; [`Cache::pin`] reads
+//! by reference, and pays for one pin for many reads. Removed values are dropped by later writes, a bounded number
+//! each, or by [`run_pending_tasks`](Cache::run_pending_tasks): each thread that removes may leave as many undropped
+//! as a quarter of the capacity, between 64 and 2,048, until it goes on or another thread takes them along.
 //!
 //! # Features
 //!

@@ -42,13 +42,19 @@ impl Counters {
     /// Raises a counter by one. `thread`: an id that no other live thread has, or a large one.
     #[inline(always)]
     pub(crate) fn add(&self, thread: usize, counter: Counter) {
+        self.add_many(thread, counter, 1);
+    }
+
+    /// As [`Counters::add`], by `count`.
+    #[inline(always)]
+    pub(crate) fn add_many(&self, thread: usize, counter: Counter, count: u64) {
         if let Some(cell) = self.owned.get(thread) {
             // Relaxed load and store: this thread is the only writer; a successor with the same id has
             // the release and acquire of the id in between.
             let word = &cell.0[counter as usize];
-            word.store(word.load(Relaxed).wrapping_add(1), Relaxed);
+            word.store(word.load(Relaxed).wrapping_add(count), Relaxed);
         } else {
-            self.shared.0[counter as usize].fetch_add(1, Relaxed);
+            self.shared.0[counter as usize].fetch_add(count, Relaxed);
         }
     }
 

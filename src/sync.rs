@@ -11,7 +11,8 @@ mod imp {
 
     pub mod atomic {
         pub use std::sync::atomic::{
-            AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+            AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+            compiler_fence, fence,
         };
     }
 

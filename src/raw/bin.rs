@@ -1,7 +1,7 @@
 //! One bin: seven slot words and the header that publishes them, in one cache line.
 //!
 //! ```text
-//!  word 0    header: INIT | FROZEN | valid bitmap, 7 own + 8 overflow | version 47
+//!  word 0    header: INIT | valid bitmap, 7 own + 8 overflow | FROZEN | version 47
 //!  word i    0 = never written, 1 = VACANT, else tag32 << 32 | slot index32, indices from 2
 //! ```
 //! Four bins form a group and share one overflow line of eight words; an overflow word belongs to the bin
@@ -30,12 +30,13 @@ pub const POSITIONS: usize = OWN + OVERFLOW;
 pub const GROUP: usize = 4;
 
 const INIT: u64 = 1;
-const FROZEN: u64 = 2;
-const VALID_SHIFT: u32 = 2;
+/// So that bit i of the header is about word i of the line.
+const VALID_SHIFT: u32 = 1;
 const OWN_VALID: u64 = ((1 << OWN) - 1) << VALID_SHIFT;
 const OVERFLOW_VALID: u64 = ((1 << OVERFLOW) - 1) << (VALID_SHIFT + OWN as u32);
+const FROZEN: u64 = 1 << (VALID_SHIFT + POSITIONS as u32);
 /// One step of the version.
-const VERSION: u64 = 1 << (VALID_SHIFT + POSITIONS as u32);
+const VERSION: u64 = FROZEN << 1;
 
 /// The ordering of claims and commits: see the module.
 const PUBLISH: Ordering = if cfg!(alru_mutation = "relaxed_publish") { Relaxed } else { AcqRel };
@@ -112,18 +113,18 @@ unsafe impl Blank for Line {
 }
 
 impl Line {
-    /// Bit i: word i + 1 carries `tag`.
+    /// Bit i: word i carries `tag`. Of bit 0, the header's, and those past the words nothing is said.
     #[cfg(any(not(target_arch = "x86_64"), alru_loom, miri))]
     #[inline(always)]
     fn tags_equal(&self, tag: Tag) -> u32 {
         let mut equal = 0;
-        for i in 0..OWN {
-            equal |= u32::from(Word(self.0[1 + i].load(Acquire)).tag() == tag) << i;
+        for i in 1..=OWN {
+            equal |= u32::from(Word(self.0[i].load(Acquire)).tag() == tag) << i;
         }
         equal
     }
 
-    /// Bit i: word i + 1 carries `tag`. SSE2, which every x86-64 has: 14 instructions for 34.
+    /// The same with SSE2, which every x86-64 has: 14 instructions for 34.
     ///
     /// The loads are made by inline assembly, because the line changes under them: they stand for eight
     /// atomic loads. Each 8-byte half of an aligned 16-byte load is single-copy atomic on every x86-64 that
@@ -153,7 +154,7 @@ impl Line {
             );
         }
         // SAFETY: SSE2 is part of x86-64. The shuffle picks the upper half of each word.
-        let equal = unsafe {
+        unsafe {
             let tags = _mm_set1_epi32(tag as i32);
             let upper = |x, y| {
                 _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(
@@ -165,9 +166,47 @@ impl Line {
             let high = _mm_cmpeq_epi32(upper(w45, w67), tags);
             let words = _mm_packs_epi32(low, high);
             _mm_movemask_epi8(_mm_packs_epi16(words, words)) as u32
-        };
-        // Bit 0 was the header.
-        (equal >> 1) & ((1 << OWN) - 1)
+        }
+    }
+
+    /// Acquire: pairs with the AcqRel of the commit that is seen; every word under a valid bit, and the
+    /// slot it names, were written before that.
+    #[inline(always)]
+    fn header(&self) -> Header {
+        Header(self.0[0].load(Acquire))
+    }
+
+    /// Has the header held still? The word loads before this are Acquire, so it cannot move above them.
+    #[inline(always)]
+    fn still(&self, header: Header) -> bool {
+        self.0[0].load(Acquire) == header.0 || cfg!(alru_mutation = "no_validation")
+    }
+
+    /// The words that are valid under `header` and carry `tag`, by their number in the line. No
+    /// branches.
+    #[inline(always)]
+    fn matching_words(&self, header: Header, tag: Tag) -> u32 {
+        self.tags_equal(tag) & (header.0 & OWN_VALID) as u32
+    }
+
+    /// The first step of a look-up: one candidate, without a look into the overflow line. `protect` is told the
+    /// candidate's slot before the header is validated; any index that was ever handed out. `GROWS`: the bin may be
+    /// frozen.
+    #[inline(always)]
+    pub fn glance<const GROWS: bool>(&self, tag: Tag, protect: impl FnOnce(u32)) -> Glance {
+        let header = self.header();
+        let hits = self.matching_words(header, tag);
+        if hits != 0 {
+            // Read again rather than kept: the header is validated after this load too.
+            let word = Word(self.0[hits.trailing_zeros() as usize].load(Acquire));
+            protect(word.index());
+            if !(GROWS && header.is_frozen()) && self.still(header) {
+                return Glance::Candidate(word.index());
+            }
+        } else if header.0 & (OVERFLOW_VALID | FROZEN) == 0 && self.still(header) {
+            return Glance::Absent;
+        }
+        Glance::Unsure
     }
 }
 
@@ -273,22 +312,14 @@ impl<'a> Bin<'a> {
         if position < OWN { &self.line.0[1 + position] } else { &self.overflow.0[position - OWN] }
     }
 
-    /// Acquire: pairs with the AcqRel of the commit that is seen; every word under a valid bit, and the
-    /// slot it names, were written before that.
     #[inline(always)]
     pub fn header(&self) -> Header {
-        Header(self.header_word().load(Acquire))
+        self.line.header()
     }
 
-    /// Has the header held still? The word loads before this are Acquire, so it cannot move above them.
     #[inline(always)]
     pub fn still(&self, header: Header) -> bool {
-        #[cfg(alru_mutation = "no_validation")]
-        return true;
-        #[cfg(not(alru_mutation = "no_validation"))]
-        {
-            self.header_word().load(Acquire) == header.0
-        }
+        self.line.still(header)
     }
 
     #[inline]
@@ -306,27 +337,10 @@ impl<'a> Bin<'a> {
             .map_err(Header)
     }
 
-    /// The own positions whose word is valid under `header` and carries `tag`. No branches.
+    /// The same by position.
     #[inline(always)]
     fn matches(&self, header: Header, tag: Tag) -> u32 {
-        self.line.tags_equal(tag) & header.valid() & ((1 << OWN) - 1)
-    }
-
-    /// The first step of a look-up: one candidate, without a look into the overflow line.
-    #[inline(always)]
-    pub fn glance(&self, tag: Tag) -> Glance {
-        let header = self.header();
-        let hits = self.matches(header, tag);
-        if hits != 0 {
-            // Read again rather than kept: the header is validated after this load too.
-            let word = Word(self.line.0[1 + hits.trailing_zeros() as usize].load(Acquire));
-            if !header.is_frozen() && self.still(header) {
-                return Glance::Candidate(word.index());
-            }
-        } else if header.0 & (OVERFLOW_VALID | FROZEN) == 0 && self.still(header) {
-            return Glance::Absent;
-        }
-        Glance::Unsure
+        self.line.matching_words(header, tag) >> VALID_SHIFT
     }
 
     /// Looks for `tag` under `header`; `is_key` compares the keys of a validated member.

@@ -9,10 +9,12 @@
 //! * User code (`Hash`, `Eq`, `Clone`, `Drop`, loaders, wakers) runs with nothing held: whatever is half done
 //!   is undone by a guard if it panics.
 
+use super::barrier;
 use super::bin::{Commit, FIRST_INDEX, Glance, Probe, Tag};
 use super::draft::{Charge, Draft};
 use super::flight::Flights;
 use super::hands::{Hands, Policy};
+use super::hazard::{self, Shield};
 use super::lifetime::{Clock, Source};
 use super::limbo::{Limbo, Sealed};
 use super::mem::OutOfMemory;
@@ -54,6 +56,19 @@ pub struct Core<K, V> {
     pub(super) clock: Clock,
     pub(super) counters: Counters,
     pub(super) max_refs: u8,
+    /// The index and the slab never grow.
+    is_steady: bool,
+    /// Plain look-ups need no pin: the index is steady, and the kernel has the barrier.
+    has_shields: bool,
+}
+
+/// What a look-up without a pin showed.
+enum Look<V> {
+    Hit(V),
+    /// To the thread with this id.
+    Miss(usize),
+    /// Look properly.
+    Unsure,
 }
 
 /// What became of an attempt to publish a draft.
@@ -88,7 +103,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         Ok(Self {
             index,
             slab,
-            limbo: Limbo::new(stripes, owners, reserve),
+            limbo: Limbo::new(stripes, owners, config.capacity, reserve)?,
+            is_steady: hands.is_some(),
+            has_shields: hands.is_some() && barrier::is_available(),
             max_refs: if hands.is_some() { Hands::max_refs(config.policy) } else { 0 },
             hands,
             ledger: Ledger::new(config.capacity),
@@ -122,7 +139,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 
     #[inline(always)]
     pub fn count(&self, guard: &Guard, counter: Counter) {
-        self.counters.add(guard.thread(), counter);
+        self.count_for(guard.thread(), counter);
+    }
+
+    /// For the thread of this id.
+    #[inline(always)]
+    pub fn count_for(&self, thread: usize, counter: Counter) {
+        self.counters.add(thread, counter);
     }
 
     // ---- reads -----------------------------------------------------------------------------------
@@ -179,6 +202,31 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
+        if self.is_steady {
+            // SAFETY: a steady index never grows.
+            match unsafe { self.index.glance_unpinned(tag, |_| {}) } {
+                Glance::Candidate(index) => {
+                    // SAFETY: a steady slab is bounded, and has every slot that a word can name.
+                    let slot = unsafe { self.slab.bounded_slot(index) };
+                    // SAFETY: a member of the index when the header was validated, under this pin.
+                    let is_it = unsafe { slot.key() }.borrow() == key;
+                    if is_it && slot.state.load().is_ready_for_ever() {
+                        return Some(slot);
+                    }
+                }
+                Glance::Absent => return None,
+                Glance::Unsure => {}
+            }
+        }
+        self.get_slow(guard, tag, key)
+    }
+
+    #[inline(never)]
+    fn get_slow<'g, Q>(&'g self, guard: &'g Guard, tag: Tag, key: &Q) -> Option<&'g Slot<K, V>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
         loop {
             let (_, slot) = self.find(guard, tag, key)?;
             let state = slot.state.load();
@@ -193,10 +241,89 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// A whole look-up: pins, counts a hit and gives the entry its reference, clones the value out. `missed`
-    /// is told of a miss, under the same pin.
+    /// A whole look-up: counts a hit and gives the entry its reference, clones the value out. `missed` is told of
+    /// a miss, and this thread's id.
     #[inline(always)]
-    pub fn read<Q>(&self, tag: Tag, key: &Q, missed: impl FnOnce(&Guard)) -> Option<V>
+    pub fn read<Q>(&self, tag: Tag, key: &Q, missed: impl FnOnce(usize)) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        V: Clone,
+    {
+        if self.has_shields {
+            match self.look(tag, key) {
+                Look::Hit(value) => return Some(value),
+                Look::Miss(thread) => {
+                    missed(thread);
+                    return None;
+                }
+                Look::Unsure => {}
+            }
+        }
+        self.read_slow(tag, key, missed)
+    }
+
+    /// The look-up without a pin alone, for models: None if it cannot tell.
+    #[cfg(alru_loom)]
+    pub fn read_shielded<Q>(&self, tag: Tag, key: &Q) -> Option<Option<V>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        V: Clone,
+    {
+        assert!(self.has_shields);
+        match self.look(tag, key) {
+            Look::Hit(value) => Some(Some(value)),
+            Look::Miss(_) => Some(None),
+            Look::Unsure => None,
+        }
+    }
+
+    /// The usual look-up, without a pin: the key's bin holds still, and the first slot of its tag is its own.
+    #[inline(always)]
+    fn look<Q>(&self, tag: Tag, key: &Q) -> Look<V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        V: Clone,
+    {
+        let Some(shield) = Shield::raise() else { return Look::Unsure };
+        let mut protected = None;
+        let protect = |index| {
+            // SAFETY: a bounded slab holds every index that a word can have.
+            let slot = unsafe { self.slab.bounded_slot(index) };
+            shield.protect(slot);
+            protected = Some(slot);
+        };
+        // SAFETY: who has shields has hands, and an index that never grows.
+        let glance = unsafe { self.index.glance_unpinned(tag, protect) };
+        let slot = match (glance, protected) {
+            (Glance::Candidate(_), Some(slot)) => slot,
+            (Glance::Absent, _) => return Look::Miss(shield.thread()),
+            _ => return Look::Unsure,
+        };
+        // SAFETY: it was a member of the index after it was protected, so its key is there as long as the shield is.
+        if unsafe { slot.key() }.borrow() != key {
+            return Look::Unsure;
+        }
+        let state = slot.state.load();
+        if !state.is_ready_for_ever() {
+            if !state.is_ready() {
+                // A load under way is a miss. A life that just ended may have gone on in another slot.
+                return if state.is_live() { Look::Miss(shield.thread()) } else { Look::Unsure };
+            }
+            if self.clock.is_expired(state) {
+                return Look::Miss(shield.thread());
+            }
+        }
+        self.touch(slot);
+        self.count_for(shield.thread(), Counter::Hits);
+        // SAFETY: READY was read under the shield.
+        Look::Hit(unsafe { slot.value() }.clone())
+    }
+
+    #[inline(never)]
+    fn read_slow<Q>(&self, tag: Tag, key: &Q, missed: impl FnOnce(usize)) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
@@ -205,7 +332,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         self.index.prefetch(tag);
         let guard = reclaim::pin();
         let Some(slot) = self.get(&guard, tag, key) else {
-            missed(&guard);
+            missed(guard.thread());
             return None;
         };
         self.touch(slot);
@@ -256,20 +383,27 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         last
     }
 
-    /// Defers a full batch, and what another thread has left behind.
+    /// Defers a full batch, and what another thread or a drain has left behind.
     #[cold]
     #[inline(never)]
     fn defer_full(self: &Arc<Self>, guard: &Guard, batch: Sealed) {
         self.defer(guard, batch);
+        if let Some(held) = self.limbo.seal_held(&self.slab, guard.thread()) {
+            self.defer(guard, held);
+        }
         if let Some(gleaned) = self.limbo.glean(guard.thread()) {
             self.defer(guard, gleaned);
         }
     }
 
-    /// Marks the batch ripe after a grace period. The closure holds the core, moves links only, and fits
+    /// Marks the batch ripe after a grace period, and those of its slots held that are read without a pin. The closure holds the core, moves links only, and fits
     /// crossbeam's inline storage. It may be the last to hold the core, but no user code goes with that: keys,
     /// values, clock, futures and wakers went with the last handle (`drop_contents`).
     pub(super) fn defer(self: &Arc<Self>, guard: &Guard, batch: Sealed) {
+        if self.has_shields && !hazard::hold_what_is_read(&self.slab) {
+            // The kernel took back what it granted when the cache was built. Somebody may read these slots for ever.
+            return;
+        }
         let core = self.clone();
         // SAFETY: the closure touches list heads and links of slots that are off every list; the core
         // that it holds keeps them alive. `K` and `V` are Send and 'static.
@@ -441,6 +575,10 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 }
 
 impl<K, V> Core<K, V> {
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     pub(super) fn residence(&self, tag: Tag) -> Residence {
         self.hands.as_ref().map_or(Residence::Main, |h| h.residence(tag, &self.ledger))
     }

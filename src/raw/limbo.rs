@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   retire → trail or open batch → (full: seal, defer) → ripe → drain (drops key and value) → free → next life
+//!                                      ↑──────── held ←─────────┘ (somebody reads it without a pin)
 //! ```
 //! All lists are chains of slot indices through the slots' `link`, so none of this allocates but the
 //! deferred closure of a whole batch, which fits crossbeam's inline storage. The lists live in stripes that
@@ -16,12 +17,13 @@
 //! and values are dropped by **writers**, a bounded number a write, with nothing held: a destructor may
 //! panic, or call back into the cache.
 
-use super::chain::Chain;
+use super::chain::{Chain, Links};
 use super::magazine::Magazines;
+use super::mem::OutOfMemory;
 use super::reclaim::Guard;
 use super::slab::Slab;
 use super::state::Phase;
-use super::trail::{self, Taken, Trail};
+use super::trail::{Taken, Trail};
 use crate::sync::FirstPanic;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use crossbeam_utils::CachePadded;
@@ -29,8 +31,10 @@ use std::cell::Cell;
 
 /// Slots drained in one go, and so the most destructors that one write pays for.
 pub const DRAIN: usize = 16;
-/// Largest batch of retired slots: what one deferred closure is shared by.
-const BATCH_MAX: u32 = trail::SIZE as u32;
+/// Largest batch of retired slots: what one deferred closure, and one barrier, are shared by.
+const BATCH_MAX: usize = if cfg!(alru_loom) { 2 } else { 2048 };
+/// Largest batch that is small beside any capacity.
+const BATCH_MIN: usize = if cfg!(alru_loom) { 2 } else { 64 };
 
 /// A full batch, ready for its grace period.
 #[must_use = "a sealed batch that is not deferred is lost"]
@@ -45,6 +49,8 @@ struct Stripe {
     open: AtomicU64,
     ripe: Chain,
     free: Chain,
+    /// Drained in vain, because they were held: to be retired once more.
+    held: Chain,
 }
 
 /// All slots that are neither linked nor fresh.
@@ -72,25 +78,39 @@ crate::sync::thread_local! {
 }
 
 impl Limbo {
-    /// Stripes for this machine, and trails and magazines for `owners` threads; batches scaled so that open
-    /// ones hold little of the reserve.
-    pub fn new(stripes: usize, owners: usize, reserve: usize) -> Self {
-        let batch = (reserve / (stripes * 16)).clamp(1, BATCH_MAX as usize) as u32;
+    /// Stripes for this machine, and trails and magazines for `owners` threads. `capacity`: None if unbounded.
+    pub fn new(
+        stripes: usize,
+        owners: usize,
+        capacity: Option<u64>,
+        reserve: usize,
+    ) -> Result<Self, OutOfMemory> {
+        let batch = Self::batch(stripes, capacity, reserve);
         let stripe = || {
             CachePadded::new(Stripe {
                 open: AtomicU64::new(0),
                 ripe: Chain::new(),
                 free: Chain::new(),
+                held: Chain::new(),
             })
         };
-        Self {
+        let trails: Result<_, _> =
+            (0..owners).map(|_| Trail::new(batch).map(CachePadded::new)).collect();
+        Ok(Self {
             stripes: (0..stripes).map(|_| stripe()).collect(),
-            trails: (0..owners).map(|_| CachePadded::new(Trail::new())).collect(),
+            trails: trails?,
             gleaned: AtomicUsize::new(0),
             magazines: Magazines::new(owners, reserve),
-            batch,
+            batch: batch as u32,
             waiting: AtomicUsize::new(0),
-        }
+        })
+    }
+
+    /// Slots in a batch. Large, because a batch costs a barrier on all processors; but open batches must not hold
+    /// much of the reserve, nor of what a small cache has in use.
+    fn batch(stripes: usize, capacity: Option<u64>, reserve: usize) -> usize {
+        let few = capacity.map_or(0, |c| usize::try_from(c / 4).unwrap_or(usize::MAX));
+        (reserve / (stripes * 16)).min(few.max(BATCH_MIN)).clamp(1, BATCH_MAX)
     }
 
     #[inline]
@@ -107,9 +127,7 @@ impl Limbo {
         debug_assert_eq!(slot.state.load().phase(), Phase::Expired);
         // The guard's thread is this one, and the id its own: see `magazine.rs`.
         match self.trails.get(guard.thread()) {
-            Some(trail)
-                if trail.push(index, self.batch as usize, |before| slot.set_next(before)) =>
-            {
+            Some(trail) if trail.push(index, |before| slot.set_next(before)) => {
                 self.seal_trail(guard.thread(), guard.thread())
             }
             Some(_) => None,
@@ -184,6 +202,21 @@ impl Limbo {
         (first != 0).then(|| self.seal(slab, stripe, first))
     }
 
+    /// Takes some slots of the stripe that were held when they were drained.
+    pub fn seal_held<K, V>(&self, slab: &Slab<K, V>, stripe: usize) -> Option<Sealed> {
+        let held = &self.stripe(stripe).held;
+        if held.is_empty() {
+            return None;
+        }
+        let mut taken = [0; DRAIN];
+        let count = held.take(slab, &mut taken);
+        for pair in taken[..count].windows(2) {
+            slab.set_next(pair[0], pair[1]);
+        }
+        let slots = Taken { first: *taken[..count].first()?, last: taken[count - 1] };
+        Some(self.sealed(slots, stripe))
+    }
+
     /// The grace period of a batch is over.
     pub fn ripen<K, V>(&self, slab: &Slab<K, V>, batch: &Sealed) {
         self.stripe(batch.stripe as usize).ripe.push(slab, batch.slots.first, batch.slots.last);
@@ -197,7 +230,8 @@ impl Limbo {
 
     /// Is nothing retired that has not been drained?
     pub fn is_settled(&self) -> bool {
-        let is_empty = |s: &Stripe| s.open.load(Relaxed) == 0 && s.ripe.is_empty();
+        let is_empty =
+            |s: &Stripe| s.open.load(Relaxed) == 0 && s.ripe.is_empty() && s.held.is_empty();
         self.waiting.load(Relaxed) == 0
             && self.stripes.iter().all(|s| is_empty(s))
             && self.trails.iter().all(|t| t.is_empty())
@@ -264,11 +298,20 @@ impl Limbo {
         }
         let mut taken = [0; DRAIN];
         let count = own.ripe.take(slab, &mut taken);
-        let taken = &taken[..count];
+        let mut drained = 0;
         let mut panics = FirstPanic::default();
-        for &index in taken {
-            drain_one(slab, index, &mut panics);
+        for i in 0..count {
+            let index = taken[i];
+            // SAFETY: handed out.
+            if unsafe { slab.slot(index) }.let_go() {
+                own.held.push(slab, index, index);
+            } else {
+                drain_one(slab, index, &mut panics);
+                taken[drained] = index;
+                drained += 1;
+            }
         }
+        let taken = &taken[..drained];
         if !guard.is_some_and(|g| self.magazines.fill(g, taken)) {
             own.free.push_all(slab, taken);
         }
@@ -306,7 +349,7 @@ mod tests {
     #[test]
     fn what_an_idle_thread_retired_is_taken_along() {
         let slab = Slab::<u32, u32>::bounded(3).unwrap();
-        let limbo = Limbo::new(1, THREADS, 1 << 20);
+        let limbo = Limbo::new(1, THREADS, None, 1 << 20).unwrap();
         let retire = |_| {
             let index = slab.fresh().unwrap();
             // SAFETY: just handed out.

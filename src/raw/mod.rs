@@ -6,12 +6,13 @@
 //! | slots | `state`, `slot`, `slab`, `limbo`, `trail`, `magazine` |
 //! | eviction | `hands`, `ghost`, `weight` |
 //! | loads | `flight`, `waiters` |
-//! | ground | `reclaim`, `mem`, `chunks`, `chain` |
+//! | ground | `reclaim`, `hazard`, `barrier`, `mem`, `chunks`, `chain` |
 //! | time | `lifetime` |
 //! | all of it | `core`, with `draft`, `room` and `seat` |
 #![allow(missing_docs)] // internal: public for the loom models alone
 #![cfg_attr(alru_loom, allow(private_interfaces))]
 
+pub mod barrier;
 pub mod bin;
 pub mod chain;
 pub mod chunks;
@@ -21,6 +22,7 @@ pub mod flight;
 pub mod ghost;
 pub mod grow;
 pub mod hands;
+pub mod hazard;
 pub mod lifetime;
 pub mod limbo;
 pub mod magazine;

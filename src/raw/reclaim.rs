@@ -30,6 +30,12 @@ mod imp {
         thread: super::ids::ThreadId,
     }
 
+    impl Drop for Local {
+        fn drop(&mut self) {
+            crate::raw::hazard::leave();
+        }
+    }
+
     #[cfg(not(alru_loom))]
     fn collector() -> &'static Collector {
         static COLLECTOR: std::sync::OnceLock<Collector> = std::sync::OnceLock::new();
@@ -62,6 +68,12 @@ mod imp {
     /// Does this thread hold a guard?
     pub fn is_pinned() -> bool {
         LOCAL.try_with(|l| l.handle.is_pinned()).unwrap_or(false)
+    }
+
+    /// This thread's id, without a pin; None where there is none.
+    #[cold]
+    pub fn thread_id() -> Option<usize> {
+        LOCAL.try_with(|l| l.thread.get()).ok()
     }
 
     #[cold]
@@ -113,6 +125,43 @@ mod imp {
     // All threads of a model run on one thread.
     std::thread_local! {
         static DEFERRED: Cell<usize> = const { Cell::new(0) };
+        static AT_ONCE: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Runs closures at once while it lives: for models whose readers are never pinned.
+    pub struct AtOnce {
+        _private: (),
+    }
+
+    impl AtOnce {
+        #[expect(clippy::new_without_default, reason = "nothing about it is a default")]
+        pub fn new() -> Self {
+            AT_ONCE.set(true);
+            Self { _private: () }
+        }
+    }
+
+    impl Drop for AtOnce {
+        fn drop(&mut self) {
+            AT_ONCE.set(false);
+        }
+    }
+
+    // Of an execution, and no part of it: a std atomic.
+    loom::lazy_static! {
+        static ref THREADS_SO_FAR: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    }
+
+    crate::sync::thread_local! {
+        static ID: usize = THREADS_SO_FAR.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    pub fn thread_id() -> Option<usize> {
+        ID.try_with(|id| *id).ok()
+    }
+
+    pub fn most_threads() -> usize {
+        THREADS_SO_FAR.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     /// How many closures this model or those before it on this thread deferred.
@@ -138,26 +187,39 @@ mod imp {
             super::THREADS
         }
         /// # Safety
-        /// As for the real one; the closure is dropped unrun.
+        /// As for the real one; the closure is dropped unrun, as a rule.
         pub unsafe fn defer(&self, f: impl FnOnce() + Send + 'static) {
             DEFERRED.set(DEFERRED.get() + 1);
-            drop(f);
+            if AT_ONCE.get() {
+                f();
+            }
         }
         pub fn flush(&self) {}
         pub fn repin(&mut self) {}
     }
 }
 
+#[cfg(any(not(alru_loom), crossbeam_loom))]
+pub use ids::most_threads;
 #[cfg(all(alru_loom, not(crossbeam_loom)))]
-pub use imp::deferred;
-pub use imp::{Guard, is_pinned, pin};
+pub use imp::{AtOnce, deferred, most_threads};
+pub use imp::{Guard, is_pinned, pin, thread_id};
 
 /// Ids of live threads, the lowest free one first.
 #[cfg(any(not(alru_loom), crossbeam_loom))]
 mod ids {
     use super::THREADS;
     // Plain std atomics also under loom: an id only spreads threads over stripes.
-    use std::sync::atomic::{AtomicU64, Ordering::*};
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+
+    /// One more than the largest id that a thread ever had.
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+
+    /// As many ids as were ever in use at once. Relaxed: who asks has made sure, by a barrier, that it sees what a
+    /// thread wrote before it used its id (`hazard.rs`).
+    pub fn most_threads() -> usize {
+        MOST.load(Relaxed)
+    }
 
     static TAKEN: [AtomicU64; THREADS / 64] = [const { AtomicU64::new(0) }; THREADS / 64];
 
@@ -172,7 +234,11 @@ mod ids {
                     // Acquire: pairs with the release in `drop`; what the former owner wrote to its
                     // counter cells without read-modify-writes is visible to the new one.
                     match word.compare_exchange(seen, seen | 1 << bit, Acquire, Relaxed) {
-                        Ok(_) => return Self(i * 64 + bit),
+                        Ok(_) => {
+                            let id = i * 64 + bit;
+                            MOST.fetch_max(id + 1, Relaxed);
+                            return Self(id);
+                        }
                         Err(now) => seen = now,
                     }
                 }

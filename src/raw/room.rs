@@ -144,6 +144,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             if let Some(batch) = self.limbo.seal_open(&self.slab, stripe) {
                 self.defer(guard, batch);
             }
+            if let Some(batch) = self.limbo.seal_held(&self.slab, stripe) {
+                self.defer(guard, batch);
+            }
         }
         for owner in 0..self.limbo.trails() {
             if let Some(batch) = self.limbo.seal_trail(owner, owner) {

@@ -8,7 +8,7 @@
 use super::bin::FIRST_INDEX;
 use super::chain::Links;
 use super::chunks::Chunks;
-use super::mem::{OutOfMemory, ZeroedArray};
+use super::mem::{Blank, OutOfMemory, ZeroedArray};
 use super::slot::Slot;
 use crate::sync::atomic::{AtomicU64, Ordering::*};
 use crossbeam_utils::CachePadded;
@@ -65,9 +65,29 @@ impl<K, V> Slab<K, V> {
         }
     }
 
+    /// The same without a look beyond the one chunk of a bounded slab.
+    ///
+    /// # Safety
+    /// The slab is bounded, and `index` below the number of its slots and [`FIRST_INDEX`].
+    #[inline(always)]
+    pub unsafe fn bounded_slot(&self, index: u32) -> &Slot<K, V> {
+        // SAFETY: the one chunk has all those.
+        unsafe { self.first.get_unchecked(index as usize) }
+    }
+
     #[cold]
     fn slot_in_rest(&self, index: usize) -> &Slot<K, V> {
         self.rest.get(index - self.first.len()).expect("a slot index that was handed out")
+    }
+
+    /// The slot of a bounded slab that lies at this address; None for any other address.
+    pub fn slot_at(&self, address: *const Slot<K, V>) -> Option<&Slot<K, V>> {
+        let stride = <Slot<K, V> as Blank>::STRIDE;
+        let offset = address.addr().checked_sub(self.first.base().addr())?;
+        let index = offset / stride;
+        // SAFETY: checked.
+        (index < self.first.len() && offset % stride == 0)
+            .then(|| unsafe { self.first.get_unchecked(index) })
     }
 
     /// One past the largest index that may be in use.

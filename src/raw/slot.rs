@@ -5,6 +5,7 @@
 //! | `state` | anybody | transitions of `state.rs` only |
 //! | `link`  | owner | the tag while a life may be seen; a list link while retired, ripe or free |
 //! | `refs`  | readers, hands | the reference counter, a hint: a lost update moves an eviction, nothing else |
+//! | `held`  | sealer of a batch; drainer | somebody reads the slot without a pin (`hazard.rs`): not to be drained yet |
 //! | `key`   | allocator before the life; drainer after the grace period | |
 //! | `value` | allocator or the flight's leader before READY; drainer after the grace period | |
 //!
@@ -16,7 +17,7 @@ use super::bin::Tag;
 use super::mem::Blank;
 use super::state::State;
 use crate::sync::UnsafeCell;
-use crate::sync::atomic::{AtomicU8, AtomicU32, Ordering::*};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::*};
 use std::mem::MaybeUninit;
 
 /// A stable place for one entry at a time.
@@ -25,6 +26,7 @@ pub struct Slot<K, V> {
     pub state: State,
     link: AtomicU32,
     refs: AtomicU8,
+    held: AtomicBool,
     key: UnsafeCell<MaybeUninit<K>>,
     value: UnsafeCell<MaybeUninit<V>>,
 }
@@ -44,6 +46,7 @@ unsafe impl<K, V> Blank for Slot<K, V> {
             state: State::new(),
             link: AtomicU32::new(0),
             refs: AtomicU8::new(0),
+            held: AtomicBool::new(false),
             key: UnsafeCell::new(MaybeUninit::uninit()),
             value: UnsafeCell::new(MaybeUninit::uninit()),
         }
@@ -95,6 +98,24 @@ impl<K, V> Slot<K, V> {
 
     pub fn set_refs(&self, refs: u8) {
         self.refs.store(refs, Relaxed);
+    }
+
+    /// Keeps the drainer away once.
+    pub fn hold(&self) {
+        // Relaxed: the slot is on its way to the drainer, in a batch that carries the ordering.
+        self.held.store(true, Relaxed);
+    }
+
+    /// Was the slot held? It is not any more.
+    #[inline]
+    pub fn let_go(&self) -> bool {
+        // Relaxed: the drainer has the slot alone, or another scan marks a slot that it does not seal, which then
+        // makes one more round.
+        let held = self.held.load(Relaxed);
+        if held {
+            self.held.store(false, Relaxed);
+        }
+        held
     }
 
     /// # Safety

@@ -90,6 +90,12 @@ impl Snapshot {
         self.0 & PHASE == READY
     }
 
+    /// READY, and no deadline to look at.
+    #[inline(always)]
+    pub fn is_ready_for_ever(self) -> bool {
+        self.0 & (PHASE | FIELD) == READY
+    }
+
     #[inline]
     pub fn is_live(self) -> bool {
         matches!(self.0 & PHASE, PENDING | READY)

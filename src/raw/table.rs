@@ -54,6 +54,13 @@ impl Table {
     }
 
     #[inline(always)]
+    fn line(&self, number: usize) -> &Line {
+        debug_assert!(number < self.groups * GROUP);
+        // SAFETY: as in `bin`.
+        unsafe { self.bins.get_unchecked(number) }
+    }
+
+    #[inline(always)]
     pub(super) fn bin(&self, number: usize) -> Bin<'_> {
         debug_assert!(number < self.groups * GROUP);
         // SAFETY: `number < groups * GROUP` (a tag times the bins, shifted down by the tag's width, is
@@ -120,7 +127,23 @@ impl Index {
     /// One candidate for a look-up, in one line; see [`Glance`].
     #[inline(always)]
     pub fn glance(&self, guard: &Guard, tag: Tag) -> Glance {
-        self.first_bin(guard, tag).glance(tag)
+        let table = self.root(guard);
+        table.line(table.number(tag)).glance::<true>(tag, |_| {})
+    }
+
+    /// The same without a pin. The slot that `protect` is told becomes the candidate if the header, which is
+    /// loaded after that, is the same still. A word that is not a member may be told too: of a slot that was
+    /// handed out once.
+    ///
+    /// # Safety
+    /// The index never grows.
+    #[inline(always)]
+    pub unsafe fn glance_unpinned(&self, tag: Tag, protect: impl FnOnce(u32)) -> Glance {
+        // Relaxed: the first table's bins, written before the index was shared.
+        let number = (tag as u64 * self.hint.1.load(Relaxed) as u64) >> 32;
+        // SAFETY: the index keeps its first table, whose bins these are; a tag times the bins, shifted down by the
+        // tag's width, is below the bins.
+        unsafe { &*self.hint.0.load(Relaxed).add(number as usize) }.glance::<false>(tag, protect)
     }
 
     /// The slot of the key with this tag for which `is_key` holds. Linearises at a header load: the last

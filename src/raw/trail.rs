@@ -11,10 +11,18 @@
 //! The slots are linked too, each to the one before it, so that what is taken is a chain from the youngest to
 //! the oldest. The link of the oldest names a slot that is gone; whoever puts the chain somewhere sets it.
 
+use super::mem::{Blank, OutOfMemory, ZeroedArray};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
-/// Slots that a trail can hold.
-pub const SIZE: usize = if cfg!(alru_loom) { 2 } else { 64 };
+/// A slot index.
+struct Cell(AtomicU32);
+
+// SAFETY: zero is a valid value of the atomic.
+unsafe impl Blank for Cell {
+    fn blank() -> Self {
+        Self(AtomicU32::new(0))
+    }
+}
 
 /// The ring.
 pub struct Trail {
@@ -22,7 +30,9 @@ pub struct Trail {
     head: AtomicU64,
     /// Slots pushed so far.
     tail: AtomicU64,
-    cells: [AtomicU32; SIZE],
+    /// A power of two of them. Memory is committed by a thread that removes something.
+    cells: ZeroedArray<Cell>,
+    batch: usize,
 }
 
 /// A chain of slots, linked from the first to the last.
@@ -33,25 +43,27 @@ pub struct Taken {
 }
 
 impl Trail {
-    pub fn new() -> Self {
-        Self {
+    /// A trail that is full with `batch` slots.
+    pub fn new(batch: usize) -> Result<Self, OutOfMemory> {
+        Ok(Self {
             head: AtomicU64::new(0),
             tail: AtomicU64::new(0),
-            cells: std::array::from_fn(|_| AtomicU32::new(0)),
-        }
+            cells: ZeroedArray::new(batch.next_power_of_two())?,
+            batch,
+        })
     }
 
     #[inline]
     fn cell(&self, position: u64) -> &AtomicU32 {
-        &self.cells[position as usize % SIZE]
+        // SAFETY: below the length, a power of two.
+        &unsafe { self.cells.get_unchecked(position as usize & (self.cells.len() - 1)) }.0
     }
 
-    /// Pushes a slot, whose `link` is told the slot before it. True if the trail holds `batch` slots then, and
-    /// must be taken before the next push. By the trail's thread alone; `batch` is at most [`SIZE`].
+    /// Pushes a slot, whose `link` is told the slot before it. True if the trail is full then, and must be taken
+    /// before the next push. By the trail's thread alone.
     #[inline]
     #[must_use]
-    pub fn push(&self, index: u32, batch: usize, link: impl FnOnce(u32)) -> bool {
-        debug_assert!(batch <= SIZE);
+    pub fn push(&self, index: u32, link: impl FnOnce(u32)) -> bool {
         // Relaxed: this thread is the only one to write it.
         let tail = self.tail.load(Relaxed);
         link(self.cell(tail.wrapping_sub(1)).load(Relaxed));
@@ -62,7 +74,7 @@ impl Trail {
         self.tail.store(tail + 1, Release);
         // Acquire: pairs with the CAS in `take`: who took a cell had read it before this thread writes it
         // again. A head that is out of date is smaller, and the trail then looks fuller than it is.
-        tail + 1 - self.head.load(Acquire) >= batch as u64
+        tail + 1 - self.head.load(Acquire) >= self.batch as u64
     }
 
     /// Takes all there is.
@@ -105,23 +117,24 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_linked_from_the_youngest_to_the_oldest() {
-        let (trail, mut links) = (Trail::new(), [0; 12]);
+        let (trail, mut links) = (Trail::new(6).unwrap(), [0; 13]);
         for i in 2..7 {
-            assert!(!trail.push(i, 8, |before| links[i as usize] = before));
+            assert!(!trail.push(i, |before| links[i as usize] = before));
         }
         assert_eq!(trail.take(), Some(Taken { first: 6, last: 2 }));
         assert_eq!(links[3..7], [2, 3, 4, 5]);
         assert_eq!((trail.take(), trail.is_empty()), (None, true));
-        assert!(!trail.push(7, 2, |before| links[7] = before));
-        assert!(trail.push(8, 2, |before| links[8] = before));
-        assert_eq!((trail.take(), links[8]), (Some(Taken { first: 8, last: 7 }), 7));
+        let full = |i: u32| trail.push(i, |before| links[i as usize] = before);
+        assert_eq!([7, 8, 9, 10, 11, 12].map(full), [false, false, false, false, false, true]);
+        assert_eq!((trail.take(), links[8]), (Some(Taken { first: 12, last: 7 }), 7));
     }
 
     /// Slots are numbers in order, so a chain is a range, and the ranges tile what was pushed.
     #[test]
     fn every_slot_is_taken_once_however_many_take() {
         const SLOTS: u32 = if cfg!(miri) { 500 } else { 200_000 };
-        let shared = Arc::new((Trail::new(), AtomicBool::new(false)));
+        const SIZE: usize = 64;
+        let shared = Arc::new((Trail::new(SIZE).unwrap(), AtomicBool::new(false)));
         let thieves = [(); 2].map(|()| {
             let shared = shared.clone();
             std::thread::spawn(move || {
@@ -135,7 +148,7 @@ mod tests {
         });
         let mut ranges = vec![];
         for index in 1..=SLOTS {
-            if shared.0.push(index, SIZE, |before| assert_eq!(before, index - 1)) {
+            if shared.0.push(index, |before| assert_eq!(before, index - 1)) {
                 ranges.extend(shared.0.take());
             }
         }

@@ -4,6 +4,7 @@
 mod chain;
 mod eviction;
 mod flight;
+mod hazard;
 mod index;
 mod life;
 mod loads;

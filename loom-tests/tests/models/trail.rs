@@ -1,17 +1,20 @@
 //! Trails: one thread pushes, anybody takes.
 
-use alru::raw::trail::{SIZE, Taken, Trail};
+use alru::raw::trail::{Taken, Trail};
 use alru_loom_tests::check_deeper;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use loom::thread;
+
+/// Slots that the trail holds.
+const SIZE: usize = 2;
 
 /// A trail and the links of its slots, which are numbers in order.
 struct Links(Trail, [AtomicU32; 2 + SIZE * 2]);
 
 impl Links {
     fn push(&self, index: u32) -> bool {
-        self.0.push(index, SIZE, |before| self.1[index as usize].store(before, Relaxed))
+        self.0.push(index, |before| self.1[index as usize].store(before, Relaxed))
     }
 
     fn take(&self) -> Vec<u32> {
@@ -27,7 +30,8 @@ impl Links {
 #[test]
 fn every_slot_on_a_trail_is_taken_once() {
     check_deeper(|| {
-        let trail = Arc::new(Links(Trail::new(), std::array::from_fn(|_| AtomicU32::new(0))));
+        let links = std::array::from_fn(|_| AtomicU32::new(0));
+        let trail = Arc::new(Links(Trail::new(SIZE).ok().unwrap(), links));
         let takers = [(); 2].map(|()| {
             let trail = trail.clone();
             thread::spawn(move || trail.take())
