@@ -198,12 +198,13 @@ impl std::task::Wake for Parker {
     }
 
     fn wake_by_ref(self: &std::sync::Arc<Self>) {
-        // The mark before the token: who uses the token up finds the mark. Release: pairs with `take_wake`.
+        // The mark before the token: who uses the token up finds the mark. Release: pairs with `take_wake`. A
+        // read-modify-write, as all transitions.
         #[cfg(not(alru_mutation = "late_mark"))]
-        self.woken.store(true, atomic::Ordering::Release);
+        self.woken.swap(true, atomic::Ordering::Release);
         self.unpark();
         #[cfg(alru_mutation = "late_mark")]
-        self.woken.store(true, atomic::Ordering::Release);
+        self.woken.swap(true, atomic::Ordering::Release);
     }
 }
 

@@ -214,11 +214,8 @@ where
             Turn::Theirs => {
                 ready!(self.poll_timer(cx));
                 // That flight and no newer one; and not if it has just ended.
-                #[cfg(not(alru_mutation = "steal_any"))]
                 self.core.end_flight(id);
                 let key = self.stop_waiting();
-                #[cfg(alru_mutation = "steal_any")]
-                let _ = self.core.remove(&reclaim::pin(), self.tag, &key);
                 self.stage = Stage::Start(key);
                 Poll::Ready(None)
             }

@@ -8,3 +8,4 @@ mod index;
 mod life;
 mod loads;
 mod trail;
+mod waits;
