@@ -9,3 +9,4 @@ mod index;
 mod life;
 mod loads;
 mod trail;
+mod waits;
