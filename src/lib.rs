@@ -59,6 +59,7 @@ mod cache;
 mod error;
 mod guard;
 mod load;
+mod loading;
 mod memo;
 mod policy;
 #[cfg(alru_loom)]
@@ -80,6 +81,7 @@ pub use builder::{BuildError, CacheBuilder, EvictionPolicy};
 pub use cache::Cache;
 pub use error::LoadError;
 pub use guard::Pinned;
+pub use loading::{LoadingCache, LoadingCacheBuilder};
 pub use memo::{AlruCache, AlruCacheBuilder, CacheInfo, CacheParameters};
 pub use stats::Stats;
 pub use time::{CoarseTime, ManualTime, PreciseTime, TimeSource};

@@ -10,6 +10,7 @@
 //! Who leads polls its own future. A leader that is dropped gives the lead up, and whichever waiter is
 //! polled next takes it, with its own future: nothing is handed to a waiter that may never be polled.
 
+use super::shared::{Driver, Ended};
 use super::{Listener, LoadName, frames, panic_message};
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
@@ -254,6 +255,30 @@ where
                     this.stage = Stage::Wait(id, listener, key);
                     let Stage::Wait(_, listener, _) = &mut this.stage else { unreachable!() };
                     listener.listen(entered, cx.waker());
+                    if entered.flight.is_shared() {
+                        // A loader's future, which lives in the flight: any waiter drives it.
+                        let Poll::Ready(ended) = Driver::new(this.core, id).poll_in_turn() else {
+                            return Poll::Pending;
+                        };
+                        let stage = std::mem::replace(&mut this.stage, Stage::Done);
+                        let Stage::Wait(_, mut listener, key) = stage else { unreachable!() };
+                        let seat = this.seat(id);
+                        listener.leave(entered);
+                        drop(seat);
+                        match ended {
+                            Ended::Value(value) => return Poll::Ready(Ok(value)),
+                            Ended::Failed(error) => {
+                                if let Ok(error) = error.downcast::<E>() {
+                                    return Poll::Ready(Err(error));
+                                }
+                            }
+                            Ended::Panicked(message) => panic!("{message}"),
+                            // The loader's cache was closed: this caller's future is its own affair.
+                            Ended::Closed | Ended::Nothing | Ended::Abandoned => {}
+                        }
+                        this.stage = Stage::Start(key);
+                        continue;
+                    }
                     let turn = entered.flight.try_lead();
                     if turn == Turn::Theirs {
                         return Poll::Pending;

@@ -7,9 +7,9 @@
 use super::LoadName;
 use std::cell::Cell;
 
-/// A load that is being polled, on the poller's stack.
+/// Loads that are being polled, on the poller's stack: one, or those of a bulk.
 struct Frame {
-    name: LoadName,
+    names: *const [LoadName],
     outer: *const Frame,
 }
 
@@ -24,6 +24,11 @@ crate::sync::thread_local! {
 
 /// Runs `poll` as a poll of the load `name`.
 pub(super) fn within<R>(name: LoadName, poll: impl FnOnce() -> R) -> R {
+    within_all(&[name], poll)
+}
+
+/// Runs `poll` as a poll of all loads of `names`.
+pub(super) fn within_all<R>(names: &[LoadName], poll: impl FnOnce() -> R) -> R {
     struct Restore(*const Frame);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -31,7 +36,7 @@ pub(super) fn within<R>(name: LoadName, poll: impl FnOnce() -> R) -> R {
         }
     }
     let outer = INNERMOST.try_with(Cell::get).unwrap_or(std::ptr::null());
-    let frame = Frame { name, outer };
+    let frame = Frame { names, outer };
     let _restore = Restore(outer);
     let _ = INNERMOST.try_with(|i| i.set(&frame));
     poll()
@@ -42,7 +47,8 @@ pub(super) fn is_polling(name: LoadName) -> bool {
     let mut frame = INNERMOST.try_with(Cell::get).unwrap_or(std::ptr::null());
     // SAFETY: frames live on this thread's stack below us: `within` takes each off before it returns.
     while let Some(f) = unsafe { frame.as_ref() } {
-        if f.name == name {
+        // SAFETY: `within_all` borrows the names for as long as its frame is there.
+        if unsafe { &*f.names }.contains(&name) {
             return true;
         }
         frame = f.outer;

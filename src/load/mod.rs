@@ -1,7 +1,9 @@
 //! The futures of loads: who polls what, and what happens when one is dropped.
 
+pub(crate) mod bells;
 pub(crate) mod caller;
 mod frames;
+pub(crate) mod many;
 pub(crate) mod shared;
 
 use crate::raw::flight::{Entered, FlightId};
