@@ -5,11 +5,13 @@
 //! task is not recognised.
 
 use super::LoadName;
+use crate::raw::flight::FlightId;
 use std::cell::Cell;
 
 /// Loads that are being polled, on the poller's stack: one, or those of a bulk.
 struct Frame {
-    names: *const [LoadName],
+    cache: *const (),
+    flights: *const [FlightId],
     outer: *const Frame,
 }
 
@@ -24,11 +26,11 @@ crate::sync::thread_local! {
 
 /// Runs `poll` as a poll of the load `name`.
 pub(super) fn within<R>(name: LoadName, poll: impl FnOnce() -> R) -> R {
-    within_all(&[name], poll)
+    within_all(name.0, &[name.1], poll)
 }
 
-/// Runs `poll` as a poll of all loads of `names`.
-pub(super) fn within_all<R>(names: &[LoadName], poll: impl FnOnce() -> R) -> R {
+/// Runs `poll` as a poll of several loads of one cache.
+pub(super) fn within_all<R>(cache: *const (), flights: &[FlightId], poll: impl FnOnce() -> R) -> R {
     struct Restore(*const Frame);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -36,7 +38,7 @@ pub(super) fn within_all<R>(names: &[LoadName], poll: impl FnOnce() -> R) -> R {
         }
     }
     let outer = INNERMOST.try_with(Cell::get).unwrap_or(std::ptr::null());
-    let frame = Frame { names, outer };
+    let frame = Frame { cache, flights, outer };
     let _restore = Restore(outer);
     let _ = INNERMOST.try_with(|i| i.set(&frame));
     poll()
@@ -47,8 +49,8 @@ pub(super) fn is_polling(name: LoadName) -> bool {
     let mut frame = INNERMOST.try_with(Cell::get).unwrap_or(std::ptr::null());
     // SAFETY: frames live on this thread's stack below us: `within` takes each off before it returns.
     while let Some(f) = unsafe { frame.as_ref() } {
-        // SAFETY: `within_all` borrows the names for as long as its frame is there.
-        if unsafe { &*f.names }.contains(&name) {
+        // SAFETY: `within_all` borrows the flights for as long as its frame is there.
+        if f.cache == name.0 && unsafe { &*f.flights }.contains(&name.1) {
             return true;
         }
         frame = f.outer;

@@ -128,7 +128,7 @@ impl<K> Item<K> {
 struct Round<F> {
     number: usize,
     items: Vec<usize>,
-    names: Vec<LoadName>,
+    flights: Vec<FlightId>,
     future: Pin<Box<F>>,
 }
 
@@ -303,18 +303,21 @@ where
         items.sort_unstable();
         let missing = items.iter().map(|&i| self.items[i].key().clone()).collect();
         let led = items.iter().filter_map(|&i| match self.items[i].stage {
-            Stage::Led(id) => Some(self.name(id)),
+            Stage::Led(id) => Some(id),
             _ => None,
         });
-        let names: Vec<_> = led.collect();
+        let flights: Vec<_> = led.collect();
+        let cache = Arc::as_ptr(self.core).cast();
         let load = &mut self.load;
-        match catch_unwind(AssertUnwindSafe(|| frames::within_all(&names, || load(missing)))) {
+        match catch_unwind(AssertUnwindSafe(|| {
+            frames::within_all(cache, &flights, || load(missing))
+        })) {
             Ok(future) => {
                 self.rounds_begun += 1;
                 let number = self.rounds_begun;
                 items.iter().for_each(|&i| self.items[i].round = number);
                 self.todo.push(items[0]);
-                self.rounds.push(Round { number, items, names, future: Box::pin(future) });
+                self.rounds.push(Round { number, items, flights, future: Box::pin(future) });
             }
             Err(payload) => self.panicked(&items, payload),
         }
@@ -375,13 +378,14 @@ where
         F: Future<Output = Result<R, E>>,
         R: IntoIterator<Item = (K, V)>,
     {
-        let Round { items, names, future, .. } = &mut self.rounds[at];
+        let cache = Arc::as_ptr(self.core).cast();
+        let Round { items, flights, future, .. } = &mut self.rounds[at];
         let first = items[0];
         let bells = self.bells.as_ref().expect("there are items");
         let waker = self.items[first].waker.get_or_insert_with(|| bells.waker(first));
         let mut cx = Context::from_waker(waker);
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            frames::within_all(names, || future.as_mut().poll(&mut cx))
+            frames::within_all(cache, flights, || future.as_mut().poll(&mut cx))
         }));
         if matches!(polled, Ok(Poll::Pending)) {
             return Ok(());
