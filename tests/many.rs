@@ -305,7 +305,9 @@ async fn one_of_a_hundred(
     let all = cache.get_many(keys, |missing| {
         let (begun, runs) = (begun.clone(), runs.clone());
         async move {
-            missing.iter().for_each(|&key| drop(runs[key as usize].fetch_add(1, SeqCst)));
+            for &key in &missing {
+                runs[key as usize].fetch_add(1, SeqCst);
+            }
             poll_fn(|cx| {
                 if begun.load(SeqCst) == 100 {
                     return Poll::Ready(());
