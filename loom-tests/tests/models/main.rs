@@ -6,5 +6,7 @@ mod eviction;
 mod flight;
 mod index;
 mod life;
+mod loading;
 mod loads;
+mod many;
 mod trail;
