@@ -263,6 +263,12 @@ fn settings_hasher_and_errors_are_those_of_a_cache() {
     assert_eq!(cache.cache().stats().loads, 10);
 }
 
+#[test]
+fn the_future_of_a_call_is_small() {
+    let cache = Source::open().builder().build();
+    assert!(size_of_val(&cache.get(1)) <= 96, "{}", size_of_val(&cache.get(1)));
+}
+
 // ---- Beside the callers' own loads ----------------------------------------------------------------
 
 #[test]
@@ -443,7 +449,7 @@ fn loads_that_found_no_place_are_ended_by_a_close_too() {
     let cache = AlruCache::builder(move |key| function.clone().load(key)).maxsize(0).build();
     let mut calls = [waiting(&flags[0], cache.call(1)), waiting(&flags[1], cache.call(1))];
     assert_eq!((source.runs(), cache.cache_parameters().tasks), (2, 2), "nothing is shared");
-    let _ = cache.cache_close(false);
+    drop(cache.cache_close(false));
     assert_eq!((source.gone(), cache.cache_parameters().tasks), (2, 0));
     assert!(flags.iter().all(|flag| flag.take()));
     for call in &mut calls {
@@ -597,7 +603,7 @@ fn closing_ends_a_spawned_load_and_its_job() {
     let cache = source.builder().spawner(jobs.spawner()).build();
     drop(waiting(&flag, cache.get(1)));
     let mut job = waiting(&flag, jobs.take());
-    let _ = cache.close(false);
+    drop(cache.close(false));
     assert_eq!((source.gone(), cache.loads()), (1, 0));
     assert!(flag.take());
     assert!(flag.poll(job.as_mut()).is_ready());

@@ -10,10 +10,10 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use alru::Cache;
-use common::{Counted, Flag, Tally, poll_once};
+use common::{Bomb, Counted, Flag, Tally, poll_once};
 
 type Bulk = Cache<u64, u64>;
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -648,6 +648,74 @@ fn a_panic_of_another_load_that_was_joined_gives_up_ours() {
     assert_eq!(message(panic), "single panic");
     // The future that panicked is kept, and its lead of 2 is not.
     assert_eq!(done(poll_once(pin!(cache.get_with(2, ready(2))))), 2);
+}
+
+/// A value whose Clone may panic.
+struct Fragile(Bomb);
+
+impl Clone for Fragile {
+    fn clone(&self) -> Self {
+        self.0.go_off();
+        Self(self.0.clone())
+    }
+}
+
+#[test]
+fn a_panic_of_a_values_clone_is_the_loads() {
+    let cache: Cache<u64, Fragile> = Cache::new(10);
+    let (gate, bomb) = (Gate::default(), Bomb::default());
+    let fragile = |missing: Vec<u64>| {
+        let pairs: Vec<_> = missing.into_iter().map(|key| (key, Fragile(bomb.clone()))).collect();
+        pairs
+    };
+    let mut bulk = Box::pin(cache.get_many([1, 2], |missing| {
+        let (gate, pairs) = (gate.clone(), fragile(missing));
+        async move {
+            gate.pass().await;
+            pairs
+        }
+    }));
+    assert!(poll_once(bulk.as_mut()).is_pending());
+    let mut waiter = Box::pin(cache.get_with(2, async { unreachable!("on its way") }));
+    assert!(poll_once(waiter.as_mut()).is_pending());
+    gate.open();
+    bomb.arm();
+    assert!(catch_unwind(AssertUnwindSafe(|| poll_once(bulk.as_mut()))).is_err());
+    let Err(panic) = catch_unwind(AssertUnwindSafe(|| poll_once(waiter.as_mut()))) else {
+        panic!("shares")
+    };
+    assert_eq!(message(panic), "bomb");
+    let all = cache.get_many([1, 2], |missing| ready(fragile(missing)));
+    assert_eq!(done(poll_once(pin!(all))).len(), 2);
+}
+
+#[test]
+fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
+    struct Loud;
+    impl std::task::Wake for Loud {
+        fn wake(self: Arc<Self>) {
+            panic!("waker");
+        }
+    }
+    let cache = Bulk::new(10);
+    let (gate, calls) = (Gate::default(), Calls::default());
+    let mut bulk = behind(&cache, &[1, 2], &gate, &calls);
+    assert!(poll_once(bulk.as_mut()).is_pending());
+    let mut loud = Box::pin(cache.get_with(1, ready(1)));
+    let waker = Waker::from(Arc::new(Loud));
+    assert!(loud.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let flags = [Flag::new(), Flag::new()];
+    let mut one = Box::pin(cache.get_with(1, ready(1)));
+    let mut two = Box::pin(cache.get_with(2, ready(2)));
+    assert!(flags[0].poll(one.as_mut()).is_pending());
+    assert!(flags[1].poll(two.as_mut()).is_pending());
+    gate.open();
+    let panic =
+        catch_unwind(AssertUnwindSafe(|| poll_once(bulk.as_mut()))).expect_err("the waker's");
+    assert_eq!(message(panic), "waker");
+    assert!(flags.iter().all(|flag| flag.take()));
+    assert_eq!((done(poll_once(one.as_mut())), done(poll_once(two.as_mut()))), (10, 20));
+    assert_eq!((cache.get(&1), cache.get(&2)), (Some(10), Some(20)));
 }
 
 // ---- Cancellation -------------------------------------------------------------------------------

@@ -344,7 +344,8 @@ where
             panics.catch(|| seat.entered().flight.waiters.wake_all());
         }
         panics.catch(|| drop(seat));
-        panics.resume();
+        // The first panic counts, also one that this waiter is just going by.
+        if std::thread::panicking() { panics.swallow() } else { panics.resume() }
     }
 }
 

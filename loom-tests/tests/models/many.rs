@@ -29,24 +29,51 @@ fn read(all: HashMap<u32, Value>, keys: usize) {
     all.values().for_each(Value::read);
 }
 
+/// A bulk load that has been polled once. It counts the keys that it loads.
+fn begun(
+    cache: &Cache<u32, Value>,
+    keys: [u32; 2],
+    loaded: &Arc<AtomicUsize>,
+) -> Pin<Box<impl Future<Output = HashMap<u32, Value>> + Send + use<>>> {
+    let (cache, loaded) = (cache.clone(), loaded.clone());
+    let mut is_first = true;
+    let mut bulk = Box::pin(async move {
+        let load = |missing: Vec<u32>| {
+            loaded.fetch_add(missing.len(), SeqCst);
+            // The first call has a turn to wait for: its key is under way, with a leader.
+            let mut waits = std::mem::take(&mut is_first);
+            let mut missing = Some(missing);
+            poll_fn(move |cx| {
+                if std::mem::take(&mut waits) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(values(missing.take().unwrap()))
+            })
+        };
+        cache.get_many(keys, load).await
+    });
+    assert!(poll(&mut bulk).is_pending());
+    bulk
+}
+
 #[test]
-fn two_bulk_loads_with_crossing_keys_load_each_once_and_sleep_not() {
+fn of_two_bulk_loads_that_wait_for_each_other_none_sleeps_and_each_key_is_loaded_once() {
     check_shallower(|| {
         let cache = cache();
         let loaded = Arc::new(AtomicUsize::new(0));
-        let all = |cache: &Cache<u32, Value>, loaded: &AtomicUsize, keys: [u32; 2]| {
-            let all = block_on(cache.get_many(keys, |missing| {
-                loaded.fetch_add(missing.len(), SeqCst);
-                ready(values(missing))
-            }));
-            read(all, 2);
-        };
-        let (other, others) = (cache.clone(), loaded.clone());
-        let caller = thread::spawn(move || all(&other, &others, [2, 1]));
-        all(&cache, &loaded, [1, 2]);
+        let mut third = Box::pin(cache.get_with(3, pending()));
+        assert!(poll(&mut third).is_pending());
+        // The first leads 1, the second waits for it, and both wait for 3: if the second gets it, the first waits
+        // for the second.
+        let first = begun(&cache, [1, 3], &loaded);
+        let second = begun(&cache, [3, 1], &loaded);
+        let caller = thread::spawn(move || read(block_on(second), 2));
+        drop(third);
+        read(block_on(first), 2);
         caller.join().unwrap();
         assert_eq!(loaded.load(SeqCst), 2);
-        assert_eq!(cache.stats().loads, 2);
+        assert_eq!((cache.entry_count(), cache.stats().loads), (2, 2));
         drop(cache);
         Value::all_gone();
     });
