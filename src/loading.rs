@@ -515,6 +515,7 @@ where
 {
     /// Finds out about the key; an answer if that is all. At the start, and when a load that was joined was not
     /// for us.
+    #[inline(never)]
     fn start(&mut self, tag: Tag) -> Option<Result<V, LoadError<E>>> {
         let Stage::Start(key) = std::mem::replace(&mut self.stage, Stage::Done) else {
             unreachable!("at its start")

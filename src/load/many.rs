@@ -479,6 +479,7 @@ where
             None => {
                 // Without an outcome: those who wait find out anew.
                 flight.abort();
+                #[cfg(not(alru_mutation = "left_out_asleep"))]
                 panics.catch(|| flight.waiters.wake_all());
             }
             Some(outcome) => {
@@ -514,6 +515,7 @@ where
             match stage {
                 Stage::Led(id) => {
                     let seat = self.seat(id);
+                    #[cfg(not(alru_mutation = "keep_leads"))]
                     panics.catch(|| seat.entered().flight.give_up_lead());
                     panics.catch(|| drop(seat));
                 }
