@@ -103,8 +103,12 @@ fn a_key_left_out_is_loaded_by_who_waits_for_it() {
         let cache = cache();
         let mut is_first = true;
         let mut bulk = Box::pin(cache.get_many([1], |_| {
-            poll_fn(move |_| {
-                if std::mem::take(&mut is_first) { Poll::Pending } else { Poll::Ready(Vec::new()) }
+            poll_fn(move |cx| {
+                if std::mem::take(&mut is_first) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Vec::new())
             })
         }));
         assert!(poll(&mut bulk).is_pending());
