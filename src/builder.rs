@@ -1,13 +1,16 @@
 //! How a cache is set up.
 
 use crate::cache::Cache;
+use crate::loading::LoadingCacheBuilder;
 use crate::raw::core::{Config, Core};
 use crate::raw::hands::Policy;
 use crate::raw::mem::Blank;
 use crate::raw::slot::Slot;
 use crate::time::{CoarseTime, TimeSource};
 use crate::{DefaultHasher, raw};
+use std::convert::Infallible;
 use std::fmt;
+use std::future::Future;
 use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -341,5 +344,27 @@ where
         let core = Core::new(config)
             .map_err(|raw::mem::OutOfMemory| BuildError::OutOfMemory { entries })?;
         Ok(Cache::from_core(core, hasher, self.name, self.patience))
+    }
+
+    /// Attaches a loader: the cache then loads what is missing by itself, with `load`, which makes the future
+    /// of a key. See [`LoadingCache`](crate::LoadingCache).
+    pub fn loader<E, F, Fut>(self, load: F) -> LoadingCacheBuilder<K, V, E>
+    where
+        K: Clone,
+        E: Send + Sync + 'static,
+        F: Fn(K) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<V, E>> + Send + 'static,
+    {
+        LoadingCacheBuilder::fallible(self, load)
+    }
+
+    /// As [`loader`](Self::loader), for loads that cannot fail.
+    pub fn loader_infallible<F, Fut>(self, load: F) -> LoadingCacheBuilder<K, V, Infallible>
+    where
+        K: Clone,
+        F: Fn(K) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = V> + Send + 'static,
+    {
+        LoadingCacheBuilder::infallible(self, load)
     }
 }

@@ -5,13 +5,17 @@ use crate::builder::CacheBuilder;
 use crate::error::TimedOut;
 use crate::guard::Pinned;
 use crate::load::blocking;
+use crate::load::caller::Infallibly;
 use crate::load::get_with::{GetWith, TryGetWith};
+use crate::load::many::BulkLoad;
+use crate::load::shared::Handle;
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
 use crate::raw::reclaim;
 use crate::stats::{Counter, Stats};
 use crate::sync::Arc;
 use std::borrow::Borrow;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -100,6 +104,17 @@ impl<K, V, S> Cache<K, V, S> {
 
     pub(crate) fn hasher(&self) -> &S {
         &self.shared.hasher
+    }
+
+    /// For who must not keep the cache from going, and needs it to be there now and then.
+    pub(crate) fn weak_handle(&self) -> Handle
+    where
+        K: Send + Sync + 'static,
+        V: Send + Sync + 'static,
+        S: Send + Sync + 'static,
+    {
+        let weak: std::sync::Weak<Shared<K, V, S>> = Arc::downgrade(&self.shared);
+        weak
     }
 }
 
@@ -411,5 +426,111 @@ where
     {
         let tag = self.tag(&key);
         blocking::get(&self.core, tag, key, self.shared.patience, timeout, init)
+    }
+
+    /// The values of many keys, with one call of `load` for all that are missing.
+    ///
+    /// `load` is given the keys that are neither there nor being loaded, each once, in the order of their
+    /// first appearance, and returns pairs of key and value, as a map or a `Vec`. Keys that others load are
+    /// waited for, as [`get_with`](Self::get_with) would, while `load` runs; and other callers of a key that
+    /// `load` was given wait for its value. If all values are there, `load` is not called, and the future
+    /// completes without yielding.
+    ///
+    /// * A key that `load` left out is missing from the answer. Those who waited for it load it themselves.
+    /// * Pairs that `load` was not asked for are dropped, and of several pairs with one key the first counts.
+    /// * If a load of somebody else's that was waited for came to nothing (its caller was dropped, or left the
+    ///   key out, or it failed with an error that this caller cannot name), `load` is called again at once,
+    ///   with all keys that this happened to at one time, also while its first call is running.
+    ///
+    /// Each key counts as a hit or as a miss, as in `get_with`, and each key given to `load` as a load.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// use alru::Cache;
+    ///
+    /// let cache: Cache<u32, u32> = Cache::new(100);
+    /// cache.insert(1, 10);
+    /// let squares = cache.get_many([1, 2, 3, 2], |missing| async move {
+    ///     assert_eq!(missing, [2, 3]);
+    ///     missing.into_iter().map(|n| (n, n * n))
+    /// });
+    /// let squares = squares.await;
+    /// assert_eq!((squares[&1], squares[&2], squares[&3]), (10, 4, 9));
+    /// # });
+    /// ```
+    ///
+    /// # Who drives the load
+    /// This caller polls the futures of `load`, which may borrow and need not be `Send`. Who waits for one of
+    /// their keys waits for this caller to be polled.
+    ///
+    /// # Cancel safety
+    /// Safe to drop at any point. The futures of `load` are dropped, and each of their keys is loaded by
+    /// whichever waiter is polled next, by its own means.
+    ///
+    /// # Panics
+    /// If `load` or its future panics: here, and with the same message in those who waited for one of its keys;
+    /// the keys are usable afterwards. If a load that was waited for panicked. If a load asks for its own key.
+    pub fn get_many<'a, I, L, F, R>(
+        &'a self,
+        keys: I,
+        mut load: L,
+    ) -> impl Future<Output = HashMap<K, V>> + use<'a, K, V, S, I, L, F, R>
+    where
+        K: Clone,
+        I: IntoIterator<Item = K>,
+        L: FnMut(Vec<K>) -> F,
+        F: Future<Output = R>,
+        R: IntoIterator<Item = (K, V)>,
+    {
+        let load = self.bulk(keys, move |missing| Infallibly::new(load(missing)));
+        async move {
+            match load.await {
+                Ok(values) => values,
+                Err(never) => match *never {},
+            }
+        }
+    }
+
+    /// As [`get_many`](Self::get_many), for loads that can fail. An error is that of all keys that this call of
+    /// `load` was given, for all who wait for one of them, and it is not cached: the next call runs again.
+    ///
+    /// # Errors
+    /// The first error of a call of `load`, or of a load that was waited for if it is of the same type. What
+    /// else was found or loaded stays in the cache; what this caller is still loading is given up, as if it were
+    /// dropped.
+    ///
+    /// # Cancel safety
+    /// As [`get_many`](Self::get_many).
+    ///
+    /// # Panics
+    /// As [`get_many`](Self::get_many).
+    pub fn try_get_many<'a, E, I, L, F, R>(
+        &'a self,
+        keys: I,
+        load: L,
+    ) -> impl Future<Output = Result<HashMap<K, V>, std::sync::Arc<E>>> + use<'a, K, V, S, E, I, L, F, R>
+    where
+        K: Clone,
+        E: Send + Sync + 'static,
+        I: IntoIterator<Item = K>,
+        L: FnMut(Vec<K>) -> F,
+        F: Future<Output = Result<R, E>>,
+        R: IntoIterator<Item = (K, V)>,
+    {
+        self.bulk(keys, load)
+    }
+
+    fn bulk<I, L, F>(&self, keys: I, load: L) -> BulkLoad<'_, K, V, L, F>
+    where
+        K: Clone,
+        I: IntoIterator<Item = K>,
+        L: FnMut(Vec<K>) -> F,
+    {
+        BulkLoad::new(&self.core, self.tagged(keys), load)
+    }
+
+    /// Keys with their tags.
+    pub(crate) fn tagged(&self, keys: impl IntoIterator<Item = K>) -> Vec<(Tag, K)> {
+        keys.into_iter().map(|key| (self.tag(&key), key)).collect()
     }
 }

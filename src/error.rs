@@ -19,6 +19,7 @@ impl std::error::Error for TimedOut {}
 /// Why a call of an [`AlruCache`](crate::AlruCache) has no value.
 ///
 /// Every caller of one run gets the same error. Errors are never cached: the next call runs again.
+#[derive(PartialEq, Eq)]
 pub enum LoadError<E> {
     /// The function returned this error.
     Failed(Arc<E>),

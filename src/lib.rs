@@ -60,6 +60,7 @@ mod cache;
 mod error;
 mod guard;
 mod load;
+mod loading;
 mod memo;
 mod policy;
 #[cfg(alru_loom)]
@@ -83,6 +84,7 @@ pub use error::{LoadError, TimedOut};
 pub use guard::Pinned;
 pub use load::get_with::{GetWith, TryGetWith};
 pub use load::patience::{Forever, StealAfter};
+pub use loading::{LoadingCache, LoadingCacheBuilder};
 pub use memo::{AlruCache, AlruCacheBuilder, CacheInfo, CacheParameters};
 pub use stats::Stats;
 pub use time::{CoarseTime, ManualTime, PreciseTime, TimeSource};

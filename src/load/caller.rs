@@ -13,6 +13,7 @@
 //! that is neither polled nor dropped holds up those who wait for ever, and only them.
 
 use super::patience::{Forever, Patience};
+use super::shared::{Driver, Ended};
 use super::{Listener, RECURSIVE, frames, note_wait, panic_message};
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
@@ -210,45 +211,51 @@ where
         // In its place: a waker's Clone may panic.
         let Stage::Wait(_, listener, _) = &mut self.stage else { unreachable!("called in Wait") };
         listener.listen(entered, cx.waker());
-        match entered.flight.try_lead() {
-            Turn::Theirs => {
-                ready!(self.poll_timer(cx));
-                // That flight and no newer one; and not if it has just ended.
-                self.core.end_flight(id);
-                let key = self.stop_waiting();
-                self.stage = Stage::Start(key);
-                Poll::Ready(None)
-            }
-            Turn::Mine => {
-                // The lead is this call's from here on, whatever the destructors of the waker, the key and the
-                // timer do.
-                let stage = std::mem::replace(&mut self.stage, Stage::Lead(id));
-                let Stage::Wait(_, mut listener, _key) = stage else { unreachable!("as above") };
-                listener.leave(entered);
-                self.timer = None;
-                Poll::Ready(None)
-            }
-            Turn::Closed => {
-                // SAFETY: in the flight until it is left below.
-                let result = match unsafe { entered.flight.outcome() } {
-                    Some(Outcome::Value(value)) => Some(Ok(value.clone())),
-                    // Another error type is not for us.
-                    Some(Outcome::Failed(error)) => error.clone().downcast::<E>().ok().map(Err),
-                    Some(Outcome::Panicked(message)) => {
-                        let message = message.clone();
-                        drop(self.stop_waiting());
-                        panic!("{message}");
-                    }
-                    None => None,
-                };
-                let key = self.stop_waiting();
-                if result.is_none() {
-                    // Find out anew.
-                    self.stage = Stage::Start(key);
+        let ended = if entered.flight.is_shared() {
+            // A loader's future, which lives in the flight: any waiter drives it.
+            Driver::new(self.core, id).poll_in_turn()
+        } else {
+            match entered.flight.try_lead() {
+                Turn::Theirs => Poll::Pending,
+                Turn::Mine => {
+                    // The lead is this call's from here on, whatever the destructors of the waker, the key and
+                    // the timer do.
+                    let stage = std::mem::replace(&mut self.stage, Stage::Lead(id));
+                    let Stage::Wait(_, mut listener, _key) = stage else {
+                        unreachable!("as above")
+                    };
+                    listener.leave(entered);
+                    self.timer = None;
+                    return Poll::Ready(None);
                 }
-                Poll::Ready(result)
+                Turn::Closed => Poll::Ready(Ended::of(entered)),
             }
+        };
+        let Poll::Ready(ended) = ended else {
+            ready!(self.poll_timer(cx));
+            // That flight and no newer one; and not if it has just ended.
+            self.core.end_flight(id);
+            let key = self.stop_waiting();
+            self.stage = Stage::Start(key);
+            return Poll::Ready(None);
+        };
+        let result = match ended {
+            Ended::Value(value) => Some(Ok(value)),
+            // Another error type is not for us.
+            Ended::Failed(error) => error.downcast::<E>().ok().map(Err),
+            Ended::Panicked(message) => {
+                drop(self.stop_waiting());
+                panic!("{message}");
+            }
+            // Of a loader's cache that was closed, too: this caller's future is its own affair.
+            Ended::Closed | Ended::Recursive | Ended::Nothing | Ended::Abandoned => None,
+        };
+        let key = self.stop_waiting();
+        if result.is_none() {
+            // Find out anew.
+            self.stage = Stage::Start(key);
         }
+        Poll::Ready(result)
     }
 
     /// Ready when this call has waited long enough.

@@ -1,9 +1,11 @@
 //! The futures of loads: who polls what, and what happens when one is dropped.
 
+pub(crate) mod bells;
 pub(crate) mod blocking;
 pub(crate) mod caller;
 mod frames;
 pub(crate) mod get_with;
+pub(crate) mod many;
 pub(crate) mod patience;
 pub(crate) mod shared;
 

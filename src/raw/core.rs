@@ -341,6 +341,12 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         Some(unsafe { slot.value() }.clone())
     }
 
+    /// Asks for the line that a look-up of `tag` begins with, ahead of it.
+    #[inline(always)]
+    pub fn prefetch(&self, tag: Tag) {
+        self.index.prefetch(tag);
+    }
+
     /// A hit on the slot, for the hands.
     #[inline(always)]
     pub fn touch(&self, slot: &Slot<K, V>) {

@@ -1,7 +1,7 @@
 //! Flights: loads on their way, one a pending slot.
 //!
 //! ```text
-//!  word   count 24 | CLOSED | LEAD | POLLING | NOTIFIED | OUTCOME | ABORTED | spare | generation 16
+//!  word   count 24 | CLOSED | LEAD | POLLING | NOTIFIED | OUTCOME | ABORTED | SHARED | spare | generation 16
 //! ```
 //! * Everybody who has business with a flight **enters** it first (count + 1), and leaves it. A count that
 //!   reached zero is CLOSED for ever: whoever comes later starts anew. The one whose leaving makes the count
@@ -10,6 +10,9 @@
 //!   gives it up clears it and wakes all; whichever waiter is polled first takes it.
 //! * **POLLING** is for shared-driven flights: exclusive use of the one future that lives in the flight. A
 //!   wake during a poll sets NOTIFIED, and the poller wakes all again when it releases.
+//! * **SHARED** says which of the two a flight is. It is set for life, at the start, or by a waiter with a
+//!   loader at hand that finds the lead of a caller-driven flight free (`try_share`): LEAD and SHARED are
+//!   never set together, so the two kinds of turn exclude each other.
 //! * The holder of LEAD or POLLING may write the outcome, sets CLOSED and OUTCOME together, and wakes all.
 //!   `abort` sets CLOSED and ABORTED without it.
 //! * The future is dropped by whoever makes the word CLOSED and not POLLING: the closer if nobody polls,
@@ -41,6 +44,7 @@ const POLLING: u64 = LEAD << 1;
 const NOTIFIED: u64 = POLLING << 1;
 const OUTCOME: u64 = NOTIFIED << 1;
 const ABORTED: u64 = OUTCOME << 1;
+const SHARED: u64 = ABORTED << 1;
 const GENERATION_SHIFT: u32 = 48;
 const GENERATION: u64 = !0 << GENERATION_SHIFT;
 
@@ -185,7 +189,7 @@ impl<V> Flight<V> {
         let generation = (self.word.load(Relaxed) & GENERATION).wrapping_add(1 << GENERATION_SHIFT);
         let turn = match drive {
             Drive::Caller => LEAD,
-            Drive::Shared => POLLING,
+            Drive::Shared => POLLING | SHARED,
         };
         // Release: the flight is this thread's alone until then (CLOSED with count zero: nobody enters).
         self.word.store(generation | turn | 1, Release);
@@ -214,18 +218,31 @@ impl<V> Flight<V> {
         .is_ok()
     }
 
-    /// Takes the lead of a caller-driven flight if it is free.
+    /// Is the future in the flight? Once it is, it stays so for this life.
+    pub fn is_shared(&self) -> bool {
+        self.word.load(Acquire) & SHARED != 0
+    }
+
+    /// Takes the lead of a caller-driven flight if it is free. Of a shared-driven one it never is.
     pub fn try_lead(&self) -> Turn {
-        self.turn(LEAD, 0)
+        self.turn(LEAD | SHARED, 0, LEAD, 0)
     }
 
-    /// Takes the poll of a shared-driven flight if nobody has it.
+    /// Takes the poll of a shared-driven flight if nobody has it. Of a caller-driven one it is never free.
     pub fn try_poll(&self) -> Turn {
-        self.turn(POLLING, NOTIFIED)
+        self.turn(POLLING, SHARED, POLLING, NOTIFIED)
     }
 
-    fn turn(&self, bit: u64, clears: u64) -> Turn {
-        match self.update(|w| (w & (CLOSED | bit) == 0).then_some((w | bit) & !clears)) {
+    /// Makes a caller-driven flight whose lead is free a shared-driven one. The caller holds POLLING then, and
+    /// puts a future in place.
+    pub fn try_share(&self) -> Turn {
+        let unless = if cfg!(alru_mutation = "share_led") { SHARED } else { LEAD | SHARED };
+        self.turn(unless, 0, SHARED | POLLING, NOTIFIED)
+    }
+
+    fn turn(&self, unless: u64, needs: u64, sets: u64, clears: u64) -> Turn {
+        let is_free = |w: u64| w & (CLOSED | unless) == 0 && w & needs == needs;
+        match self.update(|w| is_free(w).then_some((w | sets) & !clears)) {
             Ok(_) => Turn::Mine,
             Err(w) if w & CLOSED != 0 => Turn::Closed,
             Err(_) => Turn::Theirs,

@@ -163,6 +163,10 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         copy: impl FnOnce() -> V,
     ) -> Completion {
         let (index, _) = entered.flight.slot();
+        if index < FIRST_INDEX {
+            // A flight without a slot: see `lone`.
+            return Completion::Detached;
+        }
         let field = entered.id.field();
         let guard = reclaim::pin();
         // SAFETY: set from a slot that was handed out.
@@ -213,5 +217,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         {
             self.ledger.refund();
         }
+    }
+
+    /// A flight without a slot, for a load that found no place: nobody joins it but a closer. None if there are
+    /// no more flights.
+    pub fn lone<'a>(self: &'a Arc<Self>, drive: Drive) -> Option<Seat<'a, K, V>> {
+        let entered = self.flights.begin(drive).ok()?;
+        entered.flight.set_slot(0, 0);
+        Some(Seat { core: self, id: entered.id })
     }
 }

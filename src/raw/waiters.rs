@@ -169,7 +169,8 @@ impl Waiters {
 }
 
 impl Waiters {
-    /// Takes all wakers out and drops them: for a flight whose waiters were forgotten, not dropped.
+    /// Takes all wakers out and wakes them: for a flight whose waiters were forgotten, not dropped, or look after
+    /// a load without a handle of the cache, and are to find out that it is gone.
     ///
     /// # Safety
     /// Nobody else uses the list, or ever will.
@@ -177,7 +178,7 @@ impl Waiters {
         let mut node = self.head.load(Acquire);
         // SAFETY: as in `join`.
         while let Some(n) = unsafe { node.as_ref() } {
-            panics.catch(|| drop(n.waker.take()));
+            panics.catch(|| n.waker.wake());
             node = n.next;
         }
     }

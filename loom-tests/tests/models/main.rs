@@ -7,6 +7,8 @@ mod flight;
 mod hazard;
 mod index;
 mod life;
+mod loading;
 mod loads;
+mod many;
 mod trail;
 mod waits;

@@ -1,0 +1,91 @@
+//! Loads of a loader beside loads by callers, over the public futures.
+
+use alru::{Cache, LoadingCache};
+use alru_loom_tests::{Bell, Value, check, check_shallower};
+use loom::future::block_on;
+use loom::thread;
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll};
+
+fn poll<F: Future>(future: F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(&Bell::new().1))
+}
+
+/// A cache whose loader counts its runs and is ready at once.
+fn loading() -> (LoadingCache<u32, Value>, Arc<AtomicUsize>) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let loader = move |_| {
+        counted.fetch_add(1, SeqCst);
+        async { Value::new() }
+    };
+    (Cache::builder().max_capacity(2).reserve(4).loader_infallible(loader).build(), runs)
+}
+
+#[test]
+fn the_loader_takes_a_load_over_whose_leader_is_dropped() {
+    check(|| {
+        let (loading, runs) = loading();
+        let mut leader = Box::pin(loading.cache().get_with(1, pending()));
+        assert!(poll(&mut leader).is_pending());
+        let other = loading.clone();
+        let caller = thread::spawn(move || block_on(other.get(1)).unwrap().read());
+        drop(leader);
+        caller.join().unwrap();
+        assert_eq!((runs.load(SeqCst), loading.cache().entry_count(), loading.loads()), (1, 1, 0));
+        drop(loading);
+        Value::all_gone();
+    });
+}
+
+#[test]
+fn the_loader_leaves_a_load_alone_that_has_a_leader() {
+    check(|| {
+        let (loading, runs) = loading();
+        let mut is_first = true;
+        let mut leader = Box::pin(loading.cache().get_with(
+            1,
+            poll_fn(move |_| {
+                if std::mem::take(&mut is_first) {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Value::new())
+                }
+            }),
+        ));
+        assert!(poll(&mut leader).is_pending());
+        let other = loading.clone();
+        let caller = thread::spawn(move || block_on(other.get(1)).unwrap().read());
+        let Poll::Ready(value) = poll(&mut leader) else { panic!("ready now") };
+        value.read();
+        caller.join().unwrap();
+        assert_eq!(runs.load(SeqCst), 0);
+        drop((leader, value));
+        drop(loading);
+        Value::all_gone();
+    });
+}
+
+#[test]
+fn a_caller_and_the_loader_take_over_together_and_none_sleeps() {
+    check_shallower(|| {
+        let (loading, runs) = loading();
+        let mut leader = Box::pin(loading.cache().get_with(1, pending()));
+        assert!(poll(&mut leader).is_pending());
+        let (first, second) = (loading.clone(), loading.clone());
+        let getter = thread::spawn(move || block_on(first.get(1)).unwrap().read());
+        let caller = thread::spawn(move || {
+            block_on(second.cache().get_with(1, async { Value::new() })).read();
+        });
+        drop(leader);
+        getter.join().unwrap();
+        caller.join().unwrap();
+        assert!(runs.load(SeqCst) <= 1);
+        assert_eq!((loading.cache().entry_count(), loading.loads()), (1, 0));
+        drop(loading);
+        Value::all_gone();
+    });
+}
