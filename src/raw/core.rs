@@ -9,6 +9,7 @@
 //! * User code (`Hash`, `Eq`, `Clone`, `Drop`, loaders, wakers) runs with nothing held: whatever is half done
 //!   is undone by a guard if it panics.
 
+use super::aside::Aside;
 use super::bin::{Commit, FIRST_INDEX, Glance, Probe, Tag};
 use super::draft::{Charge, Draft};
 use super::flight::Flights;
@@ -51,6 +52,7 @@ pub struct Core<K, V> {
     pub(super) hands: Option<Hands>,
     pub(super) ledger: Ledger,
     pub(super) flights: Flights<V>,
+    pub(super) aside: Aside<K>,
     pub(super) clock: Clock,
     pub(super) counters: Counters,
     pub(super) max_refs: u8,
@@ -93,6 +95,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             hands,
             ledger: Ledger::new(config.capacity),
             flights: Flights::new(),
+            aside: Aside::new(),
             clock: Clock {
                 origin: source.now_exact(),
                 resolution: source.resolution(),
@@ -310,9 +313,11 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 if !was_entry {
                     self.count(guard, Counter::Expirations);
                 }
+                self.detach_beside(tag);
                 return ((was_entry && last.is_ready()).then_some(slot), was_entry);
             }
         }
+        self.detach_beside(tag);
         (None, false)
     }
 
@@ -324,6 +329,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 self.ledger.refund();
             }
         });
+        if self.aside.loads.is_any() {
+            self.aside.loads.detach_all();
+        }
     }
 
     /// Visits every slot that was ever handed out. Lets go of the pin now and then: a long walk must not hold
@@ -346,12 +354,14 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     // ---- writes ----------------------------------------------------------------------------------
 
     /// Publishes a draft: in place of the key's entry if `may_replace` holds for it, else as a newcomer.
+    /// `Occupied` also if `beside` holds at an instant after the header was read that the commit relies on.
     pub(super) fn publish<'a>(
         self: &'a Arc<Self>,
         guard: &Guard,
         tag: Tag,
         draft: Draft<'a, K, V>,
         may_replace: impl Fn(Snapshot) -> bool,
+        beside: impl Fn() -> bool,
     ) -> Publish<'a, K, V>
     where
         K: Eq,
@@ -365,10 +375,10 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 Probe::Found(old) => {
                     // SAFETY: a linked index.
                     let state = unsafe { self.slab.slot(old) }.state.load();
-                    if !may_replace(state) {
+                    if !may_replace(state) || beside() {
                         return Publish::Occupied(draft);
                     }
-                    match self.index.replace(guard, tag, old, draft.index) {
+                    match self.index.replace(guard, tag, old, draft.index, &beside) {
                         Commit::Done => {
                             // Linked now: before anything else, the draft is no longer ours to withdraw.
                             draft.publish();
@@ -386,6 +396,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     }
                 }
             };
+            if beside() {
+                return Publish::Occupied(draft);
+            }
             if charge.is_none() {
                 // Looked up before anything is evicted for it: an update costs no victim.
                 charge = self.charge(guard);
@@ -393,7 +406,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     return Publish::Refused(draft);
                 }
             }
-            match self.index.insert_at(guard, vacancy, tag, draft.index, is_key) {
+            match self.index.insert_at(guard, vacancy, tag, draft.index, is_key, &beside) {
                 Commit::Done => {
                     draft.publish();
                     charge.into_iter().for_each(Charge::hand_over);
@@ -424,8 +437,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             Some(mut draft) => {
                 draft.set_key(key);
                 draft.begin_ready(tag, value, self.clock.new_deadline());
-                match self.publish(&guard, tag, draft, |_| true) {
+                match self.publish(&guard, tag, draft, |_| true, || false) {
                     Publish::Done => {
+                        self.detach_beside(tag);
                         self.count(&guard, Counter::Insertions);
                         return true;
                     }
@@ -455,6 +469,8 @@ impl<K, V> Core<K, V> {
         // First what lives in flights whose callers were forgotten, not dropped.
         // SAFETY: the caller's promise.
         unsafe { self.flights.drop_contents(&mut panics) };
+        // SAFETY: the caller's promise.
+        unsafe { self.aside.drop_contents(self.flights.high_water(), &mut panics) };
         for index in FIRST_INDEX..self.slab.high_water() {
             let Some(slot) = self.slab.get(index) else { continue };
             let last = slot.state.load();

@@ -1,7 +1,7 @@
 //! Flights: loads on their way, one a pending slot.
 //!
 //! ```text
-//!  word   count 24 | CLOSED | LEAD | POLLING | NOTIFIED | OUTCOME | ABORTED | spare | generation 16
+//!  word   count 24 | CLOSED | LEAD | POLLING | NOTIFIED | OUTCOME | ABORTED | SHARED | spare | generation 16
 //! ```
 //! * Everybody who has business with a flight **enters** it first (count + 1), and leaves it. A count that
 //!   reached zero is CLOSED for ever: whoever comes later starts anew. The one whose leaving makes the count
@@ -40,15 +40,17 @@ const POLLING: u64 = LEAD << 1;
 const NOTIFIED: u64 = POLLING << 1;
 const OUTCOME: u64 = NOTIFIED << 1;
 const ABORTED: u64 = OUTCOME << 1;
+/// The future lives in the flight.
+const SHARED: u64 = ABORTED << 1;
 const GENERATION_SHIFT: u32 = 48;
 const GENERATION: u64 = !0 << GENERATION_SHIFT;
 
 /// Bits of an id that are the index; the rest of the state word's field is the generation.
-const INDEX_BITS: u32 = 24;
+pub(super) const INDEX_BITS: u32 = 24;
 const _: () = assert!(INDEX_BITS + (64 - GENERATION_SHIFT) == super::state::FIELD_BITS);
 
 /// Flights in the first chunk.
-const FIRST_CHUNK: usize = if cfg!(alru_loom) { 2 } else { 16 };
+pub(super) const FIRST_CHUNK: usize = if cfg!(alru_loom) { 2 } else { 16 };
 
 /// How a load ended, for all its waiters.
 pub enum Outcome<V> {
@@ -80,7 +82,7 @@ impl FlightId {
     pub fn field(self) -> u64 {
         self.0
     }
-    fn index(self) -> u32 {
+    pub(super) fn index(self) -> u32 {
         (self.0 & ((1 << INDEX_BITS) - 1)) as u32
     }
     fn generation(self) -> u64 {
@@ -181,11 +183,17 @@ impl<V> Flight<V> {
         let generation = (self.word.load(Relaxed) & GENERATION).wrapping_add(1 << GENERATION_SHIFT);
         let turn = match drive {
             Drive::Caller => LEAD,
-            Drive::Shared => POLLING,
+            Drive::Shared => POLLING | SHARED,
         };
         // Release: the flight is this thread's alone until then (CLOSED with count zero: nobody enters).
         self.word.store(generation | turn | 1, Release);
         generation >> GENERATION_SHIFT
+    }
+
+    /// Who drives it. By who has entered.
+    pub fn drive(&self) -> Drive {
+        // Relaxed: written with the count that the caller's entering moved.
+        if self.word.load(Relaxed) & SHARED != 0 { Drive::Shared } else { Drive::Caller }
     }
 
     /// Names the slot. Before the slot is published.
@@ -414,6 +422,11 @@ impl<V> Flights<V> {
         flights.filter(|f| !f.is_closed()).count()
     }
 
+    /// One more than the largest index that was handed out.
+    pub fn high_water(&self) -> u32 {
+        self.fresh.load(Acquire)
+    }
+
     /// Flights that are in use: loads that have not ended, or whose callers have not all collected. A hint.
     pub fn active(&self) -> usize {
         // Relaxed: a statistic and a hint.
@@ -449,6 +462,14 @@ impl<V> Flights<V> {
     pub fn enter(&self, id: FlightId) -> Option<Entered<'_, V>> {
         let flight = self.cells.get(id.index() as usize)?;
         flight.enter(id.generation()).then_some(Entered { id, flight })
+    }
+
+    /// Is this life of the flight still open? A hint for who has not entered.
+    pub fn is_open(&self, id: FlightId) -> bool {
+        self.cells.get(id.index() as usize).is_some_and(|f| {
+            let word = f.word.load(Acquire);
+            word >> GENERATION_SHIFT == id.generation() && word & CLOSED == 0
+        })
     }
 
     /// A flight that the caller has entered, by its id.

@@ -32,7 +32,8 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// Evicts one entry, whose charge is the caller's now.
     pub(super) fn evict(self: &Arc<Self>, guard: &Guard) -> bool {
         let Some(hands) = &self.hands else { return false };
-        let crowded = self.flights.active() as u64 * 2 > self.ledger.total();
+        let pending = self.flights.active().saturating_sub(self.aside.count());
+        let crowded = pending as u64 * 2 > self.ledger.total();
         for _ in 0..EVICTION_TRIES {
             let Some(victim) = hands.next_victim(
                 &self.slab,
