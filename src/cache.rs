@@ -2,6 +2,7 @@
 
 use crate::DefaultHasher;
 use crate::builder::CacheBuilder;
+use crate::entry::Entry;
 use crate::guard::Pinned;
 use crate::load::caller::{CallerLoad, Infallibly};
 use crate::raw::bin::Tag;
@@ -282,5 +283,16 @@ where
     /// If a destructor panics. The cache stays usable; call again for the rest.
     pub fn run_pending_tasks(&self) {
         self.core.run_pending();
+    }
+
+    /// The entry of a key, to be changed depending on what is there, in one step: see [`Entry`].
+    ///
+    /// ```
+    /// let cache = alru::Cache::new(100);
+    /// let _ = cache.entry("hits").and_upsert_with(|n| n.map_or(1, |n| n + 1));
+    /// assert_eq!(cache.entry("hits").or_insert(0), 1);
+    /// ```
+    pub fn entry(&self, key: K) -> Entry<'_, K, V, S> {
+        Entry::new(self, key)
     }
 }

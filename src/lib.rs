@@ -56,6 +56,7 @@
 pub mod __private;
 mod builder;
 mod cache;
+mod entry;
 mod error;
 mod guard;
 mod load;
@@ -78,6 +79,7 @@ mod time;
 pub use alru_macros::alru_cache;
 pub use builder::{BuildError, CacheBuilder, EvictionPolicy};
 pub use cache::Cache;
+pub use entry::{CompResult, Entry, Op};
 pub use error::LoadError;
 pub use guard::Pinned;
 pub use memo::{AlruCache, AlruCacheBuilder, CacheInfo, CacheParameters};

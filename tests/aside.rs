@@ -262,11 +262,12 @@ fn a_panic_without_a_slot_reaches_all_callers_and_the_key_is_usable() {
 
 #[test]
 fn whoever_comes_after_a_write_gets_no_load_without_a_slot_from_before() {
-    let writes: [fn(&Loads); 4] = [
+    let writes: [fn(&Loads); 5] = [
         |cache| assert!(!cache.invalidate(&8), "it is no entry"),
         |cache| assert_eq!(cache.remove(&8), None),
         |cache| cache.insert(8, 80),
         |cache| cache.invalidate_all(),
+        |cache| assert!(cache.entry(8).and_upsert_with(|_| 80).is_bypassed()),
     ];
     for write in writes {
         while_pinned(|cache| {

@@ -1,6 +1,7 @@
 //! The futures of loads: who polls what, and what happens when one is dropped.
 
 pub(crate) mod caller;
+pub(crate) mod compute;
 mod frames;
 pub(crate) mod shared;
 

@@ -22,6 +22,7 @@ use super::slab::Slab;
 use super::slot::Slot;
 use super::state::{Phase, Residence, Snapshot};
 use super::table::Index;
+use super::waiters::Waiters;
 use super::weight::Ledger;
 use crate::stats::{Counter, Counters};
 use crate::sync::{self, Arc, FirstPanic};
@@ -455,6 +456,11 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 }
 
 impl<K, V> Core<K, V> {
+    /// Where async computes without a queue wait for a lease.
+    pub fn crowd(&self) -> &Waiters {
+        &self.aside.crowd
+    }
+
     pub(super) fn residence(&self, tag: Tag) -> Residence {
         self.hands.as_ref().map_or(Residence::Main, |h| h.residence(tag, &self.ledger))
     }

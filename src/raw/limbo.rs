@@ -244,8 +244,8 @@ impl Limbo {
         self.stripe(stripe).free.push(slab, index, index);
     }
 
-    /// Drops the keys and values of up to [`DRAIN`] ripe slots and frees the slots. False if there were
-    /// none, or if this thread is draining already.
+    /// Drops the keys and values of up to [`DRAIN`] ripe slots and frees the slots, but for those that are
+    /// leased. False if there were none, or if this thread is draining already.
     ///
     /// # Panics
     /// With the first panic of a destructor, after all slots taken have been freed.
@@ -266,9 +266,18 @@ impl Limbo {
         let count = own.ripe.take(slab, &mut taken);
         let taken = &taken[..count];
         let mut panics = FirstPanic::default();
+        let (mut free, mut freed) = ([0; DRAIN], 0);
         for &index in taken {
-            drain_one(slab, index, &mut panics);
+            if is_due(slab, index) {
+                drain_one(slab, index, &mut panics);
+                free[freed] = index;
+                freed += 1;
+            } else {
+                // Not yet: it goes back.
+                own.ripe.push(slab, index, index);
+            }
         }
+        let taken = &free[..freed];
         if !guard.is_some_and(|g| self.magazines.fill(g, taken)) {
             own.free.push_all(slab, taken);
         }
@@ -276,8 +285,15 @@ impl Limbo {
             let _ = DRAINING.try_with(|d| d.set(false));
         }
         panics.resume();
-        count > 0
+        freed > 0
     }
+}
+
+/// May a ripe slot be drained? Not while it is leased: its index is not to be reused, and its value is read.
+fn is_due<K, V>(slab: &Slab<K, V>, index: u32) -> bool {
+    // SAFETY: handed out. Acquire: pairs with the RMW that gave the lease back. None is given any more: the slot
+    // is not READY.
+    !unsafe { slab.slot(index) }.state.load().is_leased() || cfg!(alru_mutation = "drain_leased")
 }
 
 /// Drops key and value, value first, then frees the slot, whatever a destructor does.

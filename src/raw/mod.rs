@@ -17,6 +17,7 @@ pub mod beside;
 pub mod bin;
 pub mod chain;
 pub mod chunks;
+pub mod compute;
 pub mod core;
 pub mod draft;
 pub mod flight;

@@ -117,18 +117,27 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// free or ripe anywhere, so that nobody's removals wait for ever, then a fresh one. None if all the
     /// reserve is in limbo.
     pub(super) fn draft(self: &Arc<Self>, guard: &mut Guard) -> Option<Draft<'_, K, V>> {
+        if let Some(draft) = self.draft_pinned(guard) {
+            return Some(draft);
+        }
         let own = guard.thread();
-        let draft = |index| Draft { core: &**self, index, stripe: own, has_key: false };
+        self.force_grace(guard);
+        self.scavenge(own).map(|index| self.draft_of(own, index))
+    }
+
+    /// As [`Core::draft`], without letting go of the pin.
+    pub(super) fn draft_pinned(&self, guard: &Guard) -> Option<Draft<'_, K, V>> {
+        let own = guard.thread();
         let index = self
             .limbo
             .draw(&self.slab, guard)
             .or_else(|| self.scavenge(own))
             .or_else(|| self.slab.fresh());
-        if let Some(index) = index {
-            return Some(draft(index));
-        }
-        self.force_grace(guard);
-        self.scavenge(own).map(draft)
+        index.map(|index| self.draft_of(own, index))
+    }
+
+    fn draft_of(&self, stripe: usize, index: u32) -> Draft<'_, K, V> {
+        Draft { core: self, index, stripe, has_key: false }
     }
 
     /// A free slot from any stripe.

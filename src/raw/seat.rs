@@ -251,22 +251,23 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         unsafe { self.slab.slot(index).key() }
     }
 
-    /// Takes a flight without a result out of the cache, if its slot is still pending on it.
-    pub fn end_flight(self: &Arc<Self>, id: FlightId) {
+    /// Takes a flight without a result out of the cache. True if it was there: its slot was still pending on it.
+    pub fn end_flight(self: &Arc<Self>, id: FlightId) -> bool {
         let (index, tag) = self.flights.entered(id).flight.slot();
         if index < FIRST_INDEX {
             self.aside.unmoor(self.flights.entered(id));
-            return;
+            return false;
         }
         let guard = reclaim::pin();
         // SAFETY: set from a slot that was handed out.
         let slot = unsafe { self.slab.slot(index) };
         // The id is not reused before the caller recycles the flight, so PENDING with it is its own slot,
         // and stays that slot while this thread is pinned.
-        if slot.state.load().flight() == Some(id.field())
-            && self.unlink(&guard, tag, index).is_some()
-        {
+        let is_there = slot.state.load().flight() == Some(id.field())
+            && self.unlink(&guard, tag, index).is_some();
+        if is_there {
             self.ledger.refund();
         }
+        is_there
     }
 }

@@ -232,13 +232,17 @@ impl State {
     }
 
     /// PENDING(flight) → PENDING without one, by who is about to put something in the load's place: the load
-    /// can't become a value any more. False if it has ended, or is another.
+    /// can't become a value any more. True also if it was orphaned before. False if it has ended, or is another.
     #[must_use]
     pub fn orphan(&self, flight: u64) -> bool {
         if cfg!(alru_mutation = "no_orphan") {
             return true;
         }
-        self.update(|w| (Snapshot(w).flight() == Some(flight)).then_some(w & !FIELD)).is_ok()
+        self.update(|w| {
+            let is_it = Snapshot(w).flight().is_some_and(|f| f == flight || f == 0);
+            is_it.then_some(w & !FIELD)
+        })
+        .is_ok()
     }
 
     /// Leases a READY slot, for who is pinned: its index is not reused until the lease is given back, pinned or
@@ -328,7 +332,7 @@ mod tests {
     fn an_orphaned_load_does_not_become_a_value() {
         let s = State(AtomicU64::new(0));
         s.begin_pending(7, Residence::Main);
-        assert!(!s.orphan(8) && s.orphan(7) && !s.orphan(7));
+        assert!(!s.orphan(8) && s.orphan(7) && s.orphan(7));
         assert_eq!(s.load().flight(), Some(0));
         assert_eq!(s.complete(7, 9), Completion::Detached);
     }
