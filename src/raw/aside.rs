@@ -122,6 +122,9 @@ impl Berths {
 
     /// From one word to another; true for who did it.
     pub fn change(&self, tag: Tag, from: Berth, to: Berth) -> bool {
+        #[cfg(alru_mutation = "blind_berth")]
+        return self.word(tag).swap(to.0, AcqRel) != to.0 || from == to;
+        #[cfg(not(alru_mutation = "blind_berth"))]
         self.word(tag).compare_exchange(from.0, to.0, AcqRel, Acquire).is_ok()
     }
 
@@ -152,7 +155,8 @@ impl Berths {
     /// Takes this very flight off, if it is there.
     pub fn leave(&self, tag: Tag, id: FlightId) {
         let seen = self.load(tag);
-        if seen.id() == id && !self.change(tag, seen, Berth::FREE) {
+        let is_here = seen.id() == id && cfg!(not(alru_mutation = "stale_berth"));
+        if is_here && !self.change(tag, seen, Berth::FREE) {
             // As in `detach`.
             self.change(tag, seen.confirm(), Berth::FREE);
         }
@@ -259,9 +263,7 @@ impl<K> Aside<K> {
         // SAFETY: nobody else reads the cell, by the caller's promise.
         let (purpose, key) = cell.0.with_mut(|k| unsafe { (*k).take() })?;
         let berths = self.berths(purpose);
-        if cfg!(not(alru_mutation = "stale_berth")) {
-            berths.leave(tag, entered.id);
-        }
+        berths.leave(tag, entered.id);
         berths.count.fetch_sub(1, AcqRel);
         Some(key)
     }

@@ -30,6 +30,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         }
     }
 
+    /// Berths that are taken, and flights that are counted, for models.
+    #[cfg(alru_loom)]
+    pub fn beside(&self) -> (usize, usize) {
+        let taken = |berths: &Berths| (0..2).filter(|t| berths.load(*t) != Berth::FREE).count();
+        (taken(&self.aside.loads) + taken(&self.aside.queues), self.aside.count())
+    }
+
     /// Does a load beside the table have this tag? For who is about to begin one in the table, between its read
     /// of the header and its commit.
     #[inline]
@@ -97,7 +104,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             return None;
         }
         let seat = Seat { core: self, id };
-        if berths.load(tag) != seen && cfg!(not(alru_mutation = "no_second_look_beside")) {
+        if berths.load(tag) != seen {
             return None;
         }
         // SAFETY: entered, and the word is confirmed and was seen after that.
