@@ -157,7 +157,7 @@ fn a_function_cache_without_a_slot_runs_the_function_once() {
     assert!(callers.iter_mut().all(|c| flag.poll(c.as_mut()).is_pending()));
     assert_eq!(runs.load(SeqCst), 1);
     // The first is gone, the load is not.
-    callers.remove(0);
+    drop(callers.remove(0));
     assert_eq!(memo.cache_parameters().tasks, 1);
     gate.store(true, SeqCst);
     for caller in &mut callers {

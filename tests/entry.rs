@@ -531,7 +531,8 @@ fn each_async_operation_has_its_result() {
 
 #[test]
 fn a_write_while_an_async_compute_runs_makes_it_run_again() {
-    let writes: [(fn(&Numbers), u64); 5] = [
+    type Write = (fn(&Numbers), u64);
+    let writes: [Write; 5] = [
         (|cache| cache.insert(1, 100), 101),
         (|cache| assert!(cache.invalidate(&1)), 1),
         (|cache| cache.invalidate_all(), 1),
@@ -689,6 +690,33 @@ fn a_thousand_dropped_computes_leave_nothing_behind() {
     }
     drop(cache);
     assert_eq!(tally.alive(), 0);
+}
+
+#[test]
+fn what_a_forgotten_compute_held_goes_with_the_cache() {
+    let tally = Tally::default();
+    let cache: Cache<u64, Counted<u64>> = Cache::builder().max_capacity(8).reserve(16).build();
+    for key in 0..2 {
+        cache.insert(0, Counted::new(0, &tally));
+        let mut never = Box::pin(cache.entry(key).and_upsert_with_async(|v| async move {
+            let _held = v;
+            pending().await
+        }));
+        assert!(poll_once(never.as_mut()).is_pending());
+        std::mem::forget(never);
+    }
+    // The leased slot is out of use, and no other.
+    cache.invalidate(&0);
+    for i in 0..100 {
+        cache.insert(i % 5, Counted::new(i, &tally));
+        cache.run_pending_tasks();
+    }
+    // The copy that the forgotten future was given is forgotten too.
+    let before = tally.alive();
+    let resident = 5;
+    assert!(before > resident, "one leased, one copy");
+    drop(cache);
+    assert_eq!(tally.alive(), 1);
 }
 
 #[test]
