@@ -842,7 +842,7 @@ fn async_computes_may_borrow_and_be_sent() {
 // ---- Under stress -----------------------------------------------------------------------------
 
 const THREADS: usize = 8;
-const ADDS: u64 = if cfg!(miri) { 20 } else { 2_000 };
+const ADDS: u64 = if cfg!(miri) { 20 } else { 1_000 };
 
 /// Eight threads add one to one key by `add`; the sum is right.
 fn eight_threads_add(add: impl Fn(&Numbers, u64) -> CompResult<u64> + Sync) {
