@@ -238,10 +238,7 @@ where
                 drop(guard);
                 drop(key);
                 self.refuse_recursion(seat.entered().id);
-                self.stage = match seat.entered().flight.drive() {
-                    Drive::Caller => Stage::Await(Sitting::new(seat, false)),
-                    Drive::Shared => Stage::AwaitShared(SharedWaiter::new(core, seat)),
-                };
+                self.stage = Stage::Await(Sitting::new(seat, false));
             }
             Admission::Lead(seat) => {
                 drop(guard);
@@ -354,6 +351,19 @@ where
                         return Poll::Pending;
                     }
                 }
+                // The loader's future, which lives in the flight: whoever waits for it drives it.
+                Stage::Await(load) if load.flight().is_shared() => {
+                    let id = load.id();
+                    // Sat down once more before the place is given up. It fails if the load is over.
+                    let seat = self.core.flights().enter(id).map(|entered| {
+                        // SAFETY: entered, and the seat leaves once.
+                        unsafe { self.core.resume_seat(entered.id) }
+                    });
+                    self.stage = match seat {
+                        Some(seat) => Stage::AwaitShared(SharedWaiter::new(self.core, seat)),
+                        None => Stage::Look,
+                    };
+                }
                 Stage::Await(load) => match load.poll(cx) {
                     Turn::Theirs => return Poll::Pending,
                     turn => {
@@ -422,5 +432,43 @@ where
                 resume_unwind(payload)
             }
         }
+    }
+}
+
+#[cfg(all(test, not(alru_loom)))]
+mod tests {
+    use crate::load::shared::{self, Begun};
+    use crate::raw::flight::{Load, Outcome};
+    use crate::{Cache, CompResult};
+    use std::future::{Future, poll_fn, ready};
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn a_compute_drives_the_shared_load_that_it_waits_for() {
+        let cache: Cache<u64, u64> = Cache::new(8);
+        let is_open = Arc::new(AtomicBool::new(false));
+        let gate = is_open.clone();
+        let loader = move |key: u64| -> Load<u64> {
+            let gate = gate.clone();
+            Box::pin(poll_fn(move |_| match gate.load(SeqCst) {
+                true => Poll::Ready(Outcome::Value(key)),
+                false => Poll::Pending,
+            }))
+        };
+        let handle: Arc<dyn std::any::Any + Send + Sync> = Arc::new(());
+        let handle = || Arc::downgrade(&handle);
+        let begun = shared::begin(cache.core(), cache.tag(&1), 1, &loader, handle, || false);
+        let Begun::Waiting(never_polled) = begun else { panic!("nobody else loads") };
+
+        let cx = &mut Context::from_waker(Waker::noop());
+        let add = |v: Option<u64>| ready(v.map_or(0, |v| v + 1));
+        let mut add = pin!(cache.entry(1).and_upsert_with_async(add));
+        assert!(add.as_mut().poll(cx).is_pending());
+        is_open.store(true, SeqCst);
+        assert_eq!(add.poll(cx), Poll::Ready(CompResult::ReplacedWith(2)));
+        drop(never_polled);
     }
 }

@@ -10,6 +10,7 @@
 //!   gives it up clears it and wakes all; whichever waiter is polled first takes it.
 //! * **POLLING** is for shared-driven flights: exclusive use of the one future that lives in the flight. A
 //!   wake during a poll sets NOTIFIED, and the poller wakes all again when it releases.
+//! * **SHARED** says which of the two a flight is.
 //! * The holder of LEAD or POLLING may write the outcome, sets CLOSED and OUTCOME together, and wakes all.
 //!   `abort` sets CLOSED and ABORTED without it.
 //! * The future is dropped by whoever makes the word CLOSED and not POLLING: the closer if nobody polls,
@@ -40,7 +41,6 @@ const POLLING: u64 = LEAD << 1;
 const NOTIFIED: u64 = POLLING << 1;
 const OUTCOME: u64 = NOTIFIED << 1;
 const ABORTED: u64 = OUTCOME << 1;
-/// The future lives in the flight.
 const SHARED: u64 = ABORTED << 1;
 const GENERATION_SHIFT: u32 = 48;
 const GENERATION: u64 = !0 << GENERATION_SHIFT;
@@ -190,12 +190,6 @@ impl<V> Flight<V> {
         generation >> GENERATION_SHIFT
     }
 
-    /// Who drives it. By who has entered.
-    pub fn drive(&self) -> Drive {
-        // Relaxed: written with the count that the caller's entering moved.
-        if self.word.load(Relaxed) & SHARED != 0 { Drive::Shared } else { Drive::Caller }
-    }
-
     /// Names the slot. Before the slot is published.
     pub fn set_slot(&self, slot: u32, tag: u32) {
         // Relaxed: published by the header CAS that publishes the slot, and read by who entered.
@@ -216,6 +210,11 @@ impl<V> Flight<V> {
             (w & CLOSED == 0 && is_it && w & COUNT < COUNT).then(|| w + 1)
         })
         .is_ok()
+    }
+
+    /// Is the future in the flight? Once it is, it stays so for this life.
+    pub fn is_shared(&self) -> bool {
+        self.word.load(Acquire) & SHARED != 0
     }
 
     /// Takes the lead of a caller-driven flight if it is free.
