@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -942,6 +942,7 @@ fn no_two_updates_come_from_one_value_whatever_happens_to_the_key() {
     // So small that keys are evicted, and slots go round.
     let cache: Lives = Cache::builder().max_capacity(4).reserve(64).build();
     let meeting = Meeting::new(THREADS);
+    let is_over = AtomicBool::new(false);
     let updates = std::thread::scope(|s| {
         let threads: Vec<_> = (0..THREADS as u64)
             .map(|thread| {
@@ -979,7 +980,10 @@ fn no_two_updates_come_from_one_value_whatever_happens_to_the_key() {
                                 continue;
                             }
                         };
-                        if let CompResult::ReplacedWith(value) = result {
+                        // A value that found no place is an update all the same.
+                        if let CompResult::ReplacedWith(value) | CompResult::Bypassed(value) =
+                            result
+                        {
                             updates.push((key, value));
                         }
                     }
@@ -987,9 +991,23 @@ fn no_two_updates_come_from_one_value_whatever_happens_to_the_key() {
                 })
             })
             .collect();
-        let ended = threads.into_iter().map(|t| t.join().expect("no panic"));
-        ended.flatten().collect::<Vec<_>>()
+        // Now and then there is no slot.
+        s.spawn(|| {
+            while !is_over.load(SeqCst) {
+                let refused = cache.stats().refused;
+                let pin = cache.pin();
+                while !is_over.load(SeqCst) && cache.stats().refused < refused + 10 {
+                    std::thread::yield_now();
+                }
+                drop(pin);
+                std::thread::yield_now();
+            }
+        });
+        let ended: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
+        is_over.store(true, SeqCst);
+        ended.into_iter().flat_map(|e| e.expect("no panic")).collect::<Vec<_>>()
     });
+    assert!(cache.stats().refused > 0);
     let distinct: HashSet<_> = updates.iter().collect();
     assert_eq!(distinct.len(), updates.len(), "two updates of one value");
     assert!(updates.len() > 100, "there were some");
