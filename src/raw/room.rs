@@ -191,12 +191,15 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         // times, and leave it at that if a guard is held for longer, or by this very thread.
         for _ in 0..if own_guard { 1 } else { GRACE_ROUNDS } {
             self.force_grace(&mut guard);
+            // Asked first: then what was retired before is drained here, but for slots that are leased, which
+            // may be so for long.
+            let is_ripe = self.limbo.is_ripe();
             for stripe in 0..self.limbo.stripes() {
                 while batches > 0 && self.limbo.drain(&self.slab, stripe) {
                     batches -= 1;
                 }
             }
-            if batches == 0 || self.limbo.is_settled() {
+            if batches == 0 || is_ripe {
                 break;
             }
             sync::yield_now();
