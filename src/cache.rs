@@ -2,6 +2,7 @@
 
 use crate::DefaultHasher;
 use crate::builder::CacheBuilder;
+use crate::entry::Entry;
 use crate::error::TimedOut;
 use crate::guard::Pinned;
 use crate::load::blocking;
@@ -532,5 +533,16 @@ where
     /// Keys with their tags.
     pub(crate) fn tagged(&self, keys: impl IntoIterator<Item = K>) -> Vec<(Tag, K)> {
         keys.into_iter().map(|key| (self.tag(&key), key)).collect()
+    }
+
+    /// The entry of a key, to be changed depending on what is there, in one step: see [`Entry`].
+    ///
+    /// ```
+    /// let cache = alru::Cache::new(100);
+    /// let _ = cache.entry("hits").and_upsert_with(|n| n.map_or(1, |n| n + 1));
+    /// assert_eq!(cache.entry("hits").or_insert(0), 1);
+    /// ```
+    pub fn entry(&self, key: K) -> Entry<'_, K, V, S> {
+        Entry::new(self, key)
     }
 }

@@ -57,11 +57,13 @@
 pub mod __private;
 mod builder;
 mod cache;
+mod entry;
 mod error;
 mod guard;
 mod load;
 mod loading;
 mod memo;
+mod op;
 mod policy;
 #[cfg(alru_loom)]
 #[doc(hidden)]
@@ -80,12 +82,14 @@ mod time;
 pub use alru_macros::alru_cache;
 pub use builder::{BuildError, CacheBuilder, EvictionPolicy};
 pub use cache::Cache;
+pub use entry::Entry;
 pub use error::{LoadError, TimedOut};
 pub use guard::Pinned;
 pub use load::get_with::{GetWith, TryGetWith};
 pub use load::patience::{Forever, StealAfter};
 pub use loading::{LoadingCache, LoadingCacheBuilder};
 pub use memo::{AlruCache, AlruCacheBuilder, CacheInfo, CacheParameters};
+pub use op::{CompResult, Op};
 pub use stats::Stats;
 pub use time::{CoarseTime, ManualTime, PreciseTime, TimeSource};
 

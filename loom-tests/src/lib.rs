@@ -159,8 +159,29 @@ impl Eq for Name {}
 /// A tag and the number of the key that has it.
 pub type Key = (Tag, u32);
 
+impl From<u32> for Name {
+    fn from(id: u32) -> Self {
+        Self::new(id)
+    }
+}
+
+impl Clone for Name {
+    fn clone(&self) -> Self {
+        Self { id: self.id, body: self.body.clone() }
+    }
+}
+
 /// The real core, with room for `capacity` values under the plain CLOCK.
 pub fn core(capacity: u64) -> Arc<Core<Name, Value>> {
+    core_of(capacity)
+}
+
+/// As [`core`], of any keys and values.
+pub fn core_of<K, V>(capacity: u64) -> Arc<Core<K, V>>
+where
+    K: Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
     let config = Config {
         capacity: Some(capacity),
         // So small that each retired slot is a batch of its own.

@@ -501,7 +501,9 @@ where
             core.count(&reclaim::pin(), Counter::LoadFailures);
         }
         // Out of the cache first: who comes after it starts a load of its own.
-        panics.catch(|| core.end_flight(id));
+        panics.catch(|| {
+            core.end_flight(id);
+        });
         match outcome {
             None => {
                 // Without an outcome: those who wait find out anew.

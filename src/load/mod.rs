@@ -3,6 +3,7 @@
 pub(crate) mod bells;
 pub(crate) mod blocking;
 pub(crate) mod caller;
+pub(crate) mod compute;
 mod frames;
 pub(crate) mod get_with;
 pub(crate) mod many;

@@ -272,7 +272,7 @@ where
     K: Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    fn new(core: &Arc<Core<K, V>>, seat: Seat<'_, K, V>) -> Self {
+    pub(super) fn new(core: &Arc<Core<K, V>>, seat: Seat<'_, K, V>) -> Self {
         Self::sitting(core, seat.park())
     }
 

@@ -430,9 +430,15 @@ impl<'a> Bin<'a> {
     }
 
     /// Makes `word` a member unless the key is there. Linearises at the header CAS, or at the header load
-    /// that validated the key's presence.
+    /// that validated the key's presence. Also `Exists` if `beside` holds at an instant after the header was
+    /// read that the commit relies on.
     #[inline]
-    pub fn insert(&self, word: Word, mut is_key: impl FnMut(u32) -> bool) -> Commit {
+    pub fn insert(
+        &self,
+        word: Word,
+        mut is_key: impl FnMut(u32) -> bool,
+        beside: impl Fn() -> bool,
+    ) -> Commit {
         let mut header = self.header();
         let mut claimed = None;
         loop {
@@ -442,6 +448,7 @@ impl<'a> Bin<'a> {
             match self.scan(header, word.tag(), &mut is_key) {
                 Scan::Moved(now) => header = now,
                 Scan::Found(_) => return Commit::Exists,
+                Scan::Absent if beside() => return Commit::Exists,
                 Scan::Absent => {
                     let Some(claim) = claimed.take().or_else(|| self.claim(header, word)) else {
                         let now = self.header();
@@ -477,6 +484,18 @@ impl<'a> Bin<'a> {
             claim.publish();
         }
         done
+    }
+
+    /// Moves the version and nothing else: commits that rely on an older header fail. False if the bin is frozen.
+    pub fn renew(&self) -> bool {
+        let mut header = self.header();
+        while !header.is_frozen() {
+            match self.commit(header, header) {
+                Ok(()) => return true,
+                Err(now) => header = now,
+            }
+        }
+        false
     }
 
     /// The position of exactly this word under `header`; holds while the header does.
@@ -541,9 +560,9 @@ impl<'a> Bin<'a> {
     }
 
     /// Swaps `old` for `new` in one header CAS, so that the key is never absent. `Done`: the caller owns
-    /// the retirement of `old`.
+    /// the retirement of `old`. `Exists` if `beside` holds, as in [`Bin::insert`].
     #[inline]
-    pub fn replace(&self, old: Word, new: Word) -> Commit {
+    pub fn replace(&self, old: Word, new: Word, beside: impl Fn() -> bool) -> Commit {
         let mut header = self.header();
         let mut claimed = None;
         loop {
@@ -558,6 +577,9 @@ impl<'a> Bin<'a> {
                 header = now;
                 continue;
             };
+            if beside() {
+                return Commit::Exists;
+            }
             let Some(claim) = claimed.take().or_else(|| self.claim(header, new)) else {
                 let now = self.header();
                 if now == header {
@@ -644,25 +666,40 @@ mod tests {
         let (a, o) = lines();
         let bin = Bin::new(&a, &o);
         for i in 0..POSITIONS as u32 {
-            assert!(matches!(bin.insert(Word::new(9, i + 2), |x| x == i + 2), Commit::Done));
+            assert!(matches!(
+                bin.insert(Word::new(9, i + 2), |x| x == i + 2, || false),
+                Commit::Done
+            ));
         }
-        assert!(matches!(bin.insert(Word::new(9, 99), |_| false), Commit::Full));
-        assert!(matches!(bin.insert(Word::new(9, 99), |x| x == 16), Commit::Exists));
-        assert!(matches!(bin.replace(Word::new(9, 4), Word::new(9, 99)), Commit::Full));
+        assert!(matches!(bin.insert(Word::new(9, 99), |_| false, || false), Commit::Full));
+        assert!(matches!(bin.insert(Word::new(9, 99), |x| x == 16, || false), Commit::Exists));
+        assert!(matches!(bin.replace(Word::new(9, 4), Word::new(9, 99), || false), Commit::Full));
         assert!(matches!(bin.unlink(Word::new(9, 4)), Commit::Done));
         assert!(matches!(bin.unlink(Word::new(9, 4)), Commit::Gone));
-        assert!(matches!(bin.replace(Word::new(9, 5), Word::new(9, 99)), Commit::Done));
+        assert!(matches!(bin.replace(Word::new(9, 5), Word::new(9, 99), || false), Commit::Done));
         assert_eq!(bin.members().0.iter().flatten().count(), POSITIONS - 1);
+    }
+
+    #[test]
+    fn a_commit_on_a_header_from_before_a_renewal_fails() {
+        let (a, o) = lines();
+        let bin = Bin::new(&a, &o);
+        let Some(Probe::Vacant(vacancy)) = bin.probe(1, |_| false) else { panic!("it is empty") };
+        assert!(bin.renew() && !vacancy.fill(Word::new(1, 2)));
+        assert!(matches!(bin.insert(Word::new(1, 2), |_| false, || true), Commit::Exists));
+        assert!(matches!(bin.insert(Word::new(1, 2), |_| false, || false), Commit::Done));
+        assert!(bin.renew() && matches!(bin.unlink(Word::new(1, 2)), Commit::Done));
     }
 
     #[test]
     fn a_panicking_key_comparison_gives_the_claim_back() {
         let (a, o) = lines();
         let bin = Bin::new(&a, &o);
-        assert!(matches!(bin.insert(Word::new(1, 2), |_| false), Commit::Done));
-        let shouted = std::panic::catch_unwind(|| bin.insert(Word::new(1, 3), |_| panic!("eq")));
+        assert!(matches!(bin.insert(Word::new(1, 2), |_| false, || false), Commit::Done));
+        let shouted =
+            std::panic::catch_unwind(|| bin.insert(Word::new(1, 3), |_| panic!("eq"), || false));
         assert!(shouted.is_err());
-        assert!(matches!(bin.insert(Word::new(1, 3), |_| false), Commit::Done));
+        assert!(matches!(bin.insert(Word::new(1, 3), |_| false, || false), Commit::Done));
         assert_eq!(bin.members().0.iter().flatten().count(), 2);
     }
 }

@@ -9,6 +9,7 @@
 //! * User code (`Hash`, `Eq`, `Clone`, `Drop`, loaders, wakers) runs with nothing held: whatever is half done
 //!   is undone by a guard if it panics.
 
+use super::aside::Aside;
 use super::barrier;
 use super::bin::{Commit, FIRST_INDEX, Glance, Probe, Tag};
 use super::draft::{Charge, Draft};
@@ -23,6 +24,7 @@ use super::slab::Slab;
 use super::slot::Slot;
 use super::state::{Phase, Residence, Snapshot};
 use super::table::Index;
+use super::waiters::Waiters;
 use super::weight::Ledger;
 use crate::stats::{Counter, Counters};
 use crate::sync::{self, Arc, FirstPanic};
@@ -53,6 +55,7 @@ pub struct Core<K, V> {
     pub(super) hands: Option<Hands>,
     pub(super) ledger: Ledger,
     pub(super) flights: Flights<V>,
+    pub(super) aside: Aside<K>,
     pub(super) clock: Clock,
     pub(super) counters: Counters,
     pub(super) max_refs: u8,
@@ -110,6 +113,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             hands,
             ledger: Ledger::new(config.capacity),
             flights: Flights::new(),
+            aside: Aside::new(),
             clock: Clock {
                 origin: source.now_exact(),
                 resolution: source.resolution(),
@@ -251,7 +255,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         V: Clone,
     {
         if self.has_shields {
-            match self.look(tag, key) {
+            match self.look_unpinned(tag, key) {
                 Look::Hit(value) => return Some(value),
                 Look::Miss(thread) => {
                     missed(thread);
@@ -272,7 +276,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         V: Clone,
     {
         assert!(self.has_shields);
-        match self.look(tag, key) {
+        match self.look_unpinned(tag, key) {
             Look::Hit(value) => Some(Some(value)),
             Look::Miss(_) => Some(None),
             Look::Unsure => None,
@@ -281,7 +285,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 
     /// The usual look-up, without a pin: the key's bin holds still, and the first slot of its tag is its own.
     #[inline(always)]
-    fn look<Q>(&self, tag: Tag, key: &Q) -> Look<V>
+    fn look_unpinned<Q>(&self, tag: Tag, key: &Q) -> Look<V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
@@ -450,9 +454,11 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 if !was_entry {
                     self.count(guard, Counter::Expirations);
                 }
+                self.detach_beside(tag);
                 return ((was_entry && last.is_ready()).then_some(slot), was_entry);
             }
         }
+        self.detach_beside(tag);
         (None, false)
     }
 
@@ -464,6 +470,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 self.ledger.refund();
             }
         });
+        if self.aside.loads.is_any() {
+            self.aside.loads.detach_all();
+        }
     }
 
     /// Visits every slot that was ever handed out. Lets go of the pin now and then: a long walk must not hold
@@ -486,12 +495,14 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     // ---- writes ----------------------------------------------------------------------------------
 
     /// Publishes a draft: in place of the key's entry if `may_replace` holds for it, else as a newcomer.
+    /// `Occupied` also if `beside` holds at an instant after the header was read that the commit relies on.
     pub(super) fn publish<'a>(
         self: &'a Arc<Self>,
         guard: &Guard,
         tag: Tag,
         draft: Draft<'a, K, V>,
         may_replace: impl Fn(Snapshot) -> bool,
+        beside: impl Fn() -> bool,
     ) -> Publish<'a, K, V>
     where
         K: Eq,
@@ -505,10 +516,10 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 Probe::Found(old) => {
                     // SAFETY: a linked index.
                     let state = unsafe { self.slab.slot(old) }.state.load();
-                    if !may_replace(state) {
+                    if !may_replace(state) || beside() {
                         return Publish::Occupied(draft);
                     }
-                    match self.index.replace(guard, tag, old, draft.index) {
+                    match self.index.replace(guard, tag, old, draft.index, &beside) {
                         Commit::Done => {
                             // Linked now: before anything else, the draft is no longer ours to withdraw.
                             draft.publish();
@@ -526,6 +537,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     }
                 }
             };
+            if beside() {
+                return Publish::Occupied(draft);
+            }
             if charge.is_none() {
                 // Looked up before anything is evicted for it: an update costs no victim.
                 charge = self.charge(guard);
@@ -533,7 +547,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     return Publish::Refused(draft);
                 }
             }
-            match self.index.insert_at(guard, vacancy, tag, draft.index, is_key) {
+            match self.index.insert_at(guard, vacancy, tag, draft.index, is_key, &beside) {
                 Commit::Done => {
                     draft.publish();
                     charge.into_iter().for_each(Charge::hand_over);
@@ -564,8 +578,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             Some(mut draft) => {
                 draft.set_key(key);
                 draft.begin_ready(tag, value, self.clock.new_deadline());
-                match self.publish(&guard, tag, draft, |_| true) {
+                match self.publish(&guard, tag, draft, |_| true, || false) {
                     Publish::Done => {
+                        self.detach_beside(tag);
                         self.count(&guard, Counter::Insertions);
                         return true;
                     }
@@ -585,6 +600,11 @@ impl<K, V> Core<K, V> {
         &self.counters
     }
 
+    /// Where async computes without a queue wait for a lease.
+    pub fn crowd(&self) -> &Waiters {
+        &self.aside.crowd
+    }
+
     pub(super) fn residence(&self, tag: Tag) -> Residence {
         self.hands.as_ref().map_or(Residence::Main, |h| h.residence(tag, &self.ledger))
     }
@@ -599,6 +619,8 @@ impl<K, V> Core<K, V> {
         // First what lives in flights whose callers were forgotten, not dropped.
         // SAFETY: the caller's promise.
         unsafe { self.flights.drop_contents(&mut panics) };
+        // SAFETY: the caller's promise.
+        unsafe { self.aside.drop_contents(self.flights.high_water(), &mut panics) };
         for index in FIRST_INDEX..self.slab.high_water() {
             let Some(slot) = self.slab.get(index) else { continue };
             let last = slot.state.load();

@@ -5,7 +5,7 @@ use super::core::Core;
 use super::flight::FlightId;
 use super::hands::Hands;
 use super::slot::Slot;
-use super::state::Residence;
+use super::state::{Residence, Snapshot};
 use super::weight::Ledger;
 
 /// A charged entry that is not published yet; refunded when dropped.
@@ -90,14 +90,30 @@ impl<K, V> Draft<'_, K, V> {
     }
 }
 
-impl<K, V> Drop for Draft<'_, K, V> {
-    fn drop(&mut self) {
-        let slot = self.slot();
+impl<K, V> Draft<'_, K, V> {
+    /// Takes the value out of a draft that came to nothing.
+    pub(super) fn into_value(self) -> V {
+        let last = self.withdraw();
+        debug_assert!(last.has_value());
+        // SAFETY: ours and initialised; the state says no longer that it is, so nobody uses it again.
+        unsafe { self.slot().take_value() }
+    }
+
+    /// Ends the life, whose last word it answers.
+    fn withdraw(&self) -> Snapshot {
         // A hand may have promoted what it took for an entry: the last word says where it was.
-        let last = slot.state.withdraw();
+        let last = self.slot().state.withdraw();
         if last.is_live() {
             self.core.ledger.vacate(last.residence());
         }
+        last
+    }
+}
+
+impl<K, V> Drop for Draft<'_, K, V> {
+    fn drop(&mut self) {
+        let last = self.withdraw();
+        let slot = self.slot();
         // SAFETY: never published, so ours; VALUE says that the value is initialised.
         let value = last.has_value().then(|| unsafe { slot.take_value() });
         // SAFETY: as above.

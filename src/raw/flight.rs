@@ -49,11 +49,11 @@ const GENERATION_SHIFT: u32 = 48;
 const GENERATION: u64 = !0 << GENERATION_SHIFT;
 
 /// Bits of an id that are the index; the rest of the state word's field is the generation.
-const INDEX_BITS: u32 = 24;
+pub(super) const INDEX_BITS: u32 = 24;
 const _: () = assert!(INDEX_BITS + (64 - GENERATION_SHIFT) == super::state::FIELD_BITS);
 
 /// Flights in the first chunk.
-const FIRST_CHUNK: usize = if cfg!(alru_loom) { 2 } else { 16 };
+pub(super) const FIRST_CHUNK: usize = if cfg!(alru_loom) { 2 } else { 16 };
 
 /// How a load ended, for all its waiters.
 pub enum Outcome<V> {
@@ -85,7 +85,7 @@ impl FlightId {
     pub fn field(self) -> u64 {
         self.0
     }
-    fn index(self) -> u32 {
+    pub(super) fn index(self) -> u32 {
         (self.0 & ((1 << INDEX_BITS) - 1)) as u32
     }
     fn generation(self) -> u64 {
@@ -444,6 +444,11 @@ impl<V> Flights<V> {
         flights.filter(|f| !f.is_closed()).count()
     }
 
+    /// One more than the largest index that was handed out.
+    pub fn high_water(&self) -> u32 {
+        self.fresh.load(Acquire)
+    }
+
     /// Flights that are in use: loads that have not ended, or whose callers have not all collected. A hint.
     pub fn active(&self) -> usize {
         // Relaxed: a statistic and a hint.
@@ -479,6 +484,14 @@ impl<V> Flights<V> {
     pub fn enter(&self, id: FlightId) -> Option<Entered<'_, V>> {
         let flight = self.cells.get(id.index() as usize)?;
         flight.enter(id.generation()).then_some(Entered { id, flight })
+    }
+
+    /// Is this life of the flight still open? A hint for who has not entered.
+    pub fn is_open(&self, id: FlightId) -> bool {
+        self.cells.get(id.index() as usize).is_some_and(|f| {
+            let word = f.word.load(Acquire);
+            word >> GENERATION_SHIFT == id.generation() && word & CLOSED == 0
+        })
     }
 
     /// A flight that the caller has entered, by its id.

@@ -220,7 +220,8 @@ impl Limbo {
     /// The grace period of a batch is over.
     pub fn ripen<K, V>(&self, slab: &Slab<K, V>, batch: &Sealed) {
         self.stripe(batch.stripe as usize).ripe.push(slab, batch.slots.first, batch.slots.last);
-        self.waiting.fetch_sub(1, Relaxed);
+        // Release: see `is_ripe`.
+        self.waiting.fetch_sub(1, Release);
     }
 
     /// Is this thread running destructors of a drain? Then it drains no further until they are done.
@@ -228,13 +229,23 @@ impl Limbo {
         DRAINING.try_with(Cell::get).unwrap_or(false)
     }
 
-    /// Is nothing retired that has not been drained?
-    pub fn is_settled(&self) -> bool {
-        let is_empty =
-            |s: &Stripe| s.open.load(Relaxed) == 0 && s.ripe.is_empty() && s.held.is_empty();
-        self.waiting.load(Relaxed) == 0
-            && self.stripes.iter().all(|s| is_empty(s))
+    /// Has everything been drained that was held when it was to be drained?
+    pub fn is_nothing_held(&self) -> bool {
+        self.stripes.iter().all(|s| s.held.is_empty())
+    }
+
+    /// Has the grace period of all that is retired passed?
+    pub fn is_ripe(&self) -> bool {
+        // Acquire: pairs with `ripen`, which counts a batch off after it put it where drains look.
+        self.waiting.load(Acquire) == 0
+            && self.stripes.iter().all(|s| s.open.load(Relaxed) == 0)
             && self.trails.iter().all(|t| t.is_empty())
+    }
+
+    /// Is nothing retired that has not been drained?
+    #[cfg(all(test, not(alru_loom)))]
+    fn is_settled(&self) -> bool {
+        self.is_ripe() && self.stripes.iter().all(|s| s.ripe.is_empty())
     }
 
     pub fn stripes(&self) -> usize {
@@ -278,8 +289,8 @@ impl Limbo {
         self.stripe(stripe).free.push(slab, index, index);
     }
 
-    /// Drops the keys and values of up to [`DRAIN`] ripe slots and frees the slots. False if there were
-    /// none, or if this thread is draining already.
+    /// Drops the keys and values of up to [`DRAIN`] ripe slots and frees the slots, but for those that are
+    /// leased. False if there were none, or if this thread is draining already.
     ///
     /// # Panics
     /// With the first panic of a destructor, after all slots taken have been freed.
@@ -303,7 +314,8 @@ impl Limbo {
         for i in 0..count {
             let index = taken[i];
             // SAFETY: handed out.
-            if unsafe { slab.slot(index) }.let_go() {
+            let is_read = unsafe { slab.slot(index) }.let_go();
+            if is_read || !is_due(slab, index) {
                 own.held.push(slab, index, index);
             } else {
                 drain_one(slab, index, &mut panics);
@@ -321,6 +333,13 @@ impl Limbo {
         panics.resume();
         count > 0
     }
+}
+
+/// May a ripe slot be drained? Not while it is leased: its index is not to be reused, and its value is read.
+fn is_due<K, V>(slab: &Slab<K, V>, index: u32) -> bool {
+    // SAFETY: handed out. Acquire: pairs with the RMW that gave the lease back. None is given any more: the slot
+    // is not READY.
+    !unsafe { slab.slot(index) }.state.load().is_leased() || cfg!(alru_mutation = "drain_leased")
 }
 
 /// Drops key and value, value first, then frees the slot, whatever a destructor does.

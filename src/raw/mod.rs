@@ -5,17 +5,20 @@
 //! | index | `bin`, `table`, `grow` |
 //! | slots | `state`, `slot`, `slab`, `limbo`, `trail`, `magazine` |
 //! | eviction | `hands`, `ghost`, `weight` |
-//! | loads | `flight`, `waiters`, `graph` |
+//! | loads | `flight`, `waiters`, `aside`, `graph` |
 //! | ground | `reclaim`, `hazard`, `barrier`, `mem`, `chunks`, `chain` |
 //! | time | `lifetime` |
-//! | all of it | `core`, with `draft`, `room` and `seat` |
+//! | all of it | `core`, with `draft`, `room`, `seat`, `beside` and `compute` |
 #![allow(missing_docs)] // internal: public for the loom models alone
 #![cfg_attr(alru_loom, allow(private_interfaces))]
 
+pub mod aside;
 pub mod barrier;
+pub mod beside;
 pub mod bin;
 pub mod chain;
 pub mod chunks;
+pub mod compute;
 pub mod core;
 pub mod draft;
 pub mod flight;

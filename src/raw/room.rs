@@ -32,7 +32,8 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// Evicts one entry, whose charge is the caller's now.
     pub(super) fn evict(self: &Arc<Self>, guard: &Guard) -> bool {
         let Some(hands) = &self.hands else { return false };
-        let crowded = self.flights.active() as u64 * 2 > self.ledger.total();
+        let pending = self.flights.active().saturating_sub(self.aside.count());
+        let crowded = pending as u64 * 2 > self.ledger.total();
         for _ in 0..EVICTION_TRIES {
             let Some(victim) = hands.next_victim(
                 &self.slab,
@@ -116,18 +117,27 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// free or ripe anywhere, so that nobody's removals wait for ever, then a fresh one. None if all the
     /// reserve is in limbo.
     pub(super) fn draft(self: &Arc<Self>, guard: &mut Guard) -> Option<Draft<'_, K, V>> {
+        if let Some(draft) = self.draft_pinned(guard) {
+            return Some(draft);
+        }
         let own = guard.thread();
-        let draft = |index| Draft { core: &**self, index, stripe: own, has_key: false };
+        self.force_grace(guard);
+        self.scavenge(own).map(|index| self.draft_of(own, index))
+    }
+
+    /// As [`Core::draft`], without letting go of the pin.
+    pub(super) fn draft_pinned(&self, guard: &Guard) -> Option<Draft<'_, K, V>> {
+        let own = guard.thread();
         let index = self
             .limbo
             .draw(&self.slab, guard)
             .or_else(|| self.scavenge(own))
             .or_else(|| self.slab.fresh());
-        if let Some(index) = index {
-            return Some(draft(index));
-        }
-        self.force_grace(guard);
-        self.scavenge(own).map(draft)
+        index.map(|index| self.draft_of(own, index))
+    }
+
+    fn draft_of(&self, stripe: usize, index: u32) -> Draft<'_, K, V> {
+        Draft { core: self, index, stripe, has_key: false }
     }
 
     /// A free slot from any stripe.
@@ -182,16 +192,22 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         let mut batches = self.slab.high_water() as usize / DRAIN + self.limbo.stripes();
         // A pinned thread that was preempted delays the grace period by a time slice; give way to it some
         // times, and leave it at that if a guard is held for longer, or by this very thread.
+        let mut held_rounds = 0;
         for _ in 0..if own_guard { 1 } else { GRACE_ROUNDS } {
             self.force_grace(&mut guard);
+            // Asked first: then what was retired before is drained here, but for slots that are leased, which
+            // may be so for long.
+            let is_ripe = self.limbo.is_ripe();
             for stripe in 0..self.limbo.stripes() {
                 while batches > 0 && self.limbo.drain(&self.slab, stripe) {
                     batches -= 1;
                 }
             }
-            if batches == 0 || self.limbo.is_settled() {
+            if batches == 0 || (is_ripe && (self.limbo.is_nothing_held() || held_rounds == 2)) {
                 break;
             }
+            // What a reader held when its batch was sealed takes a round more. Held still, it may be so for long.
+            held_rounds += usize::from(is_ripe);
             sync::yield_now();
         }
     }

@@ -1,5 +1,7 @@
 //! Seats: how loads come into flights and leave them.
 
+use super::aside::BESIDE;
+use super::beside::Beside;
 use super::bin::{FIRST_INDEX, Tag};
 use super::core::{Core, Publish};
 use super::flight::{Drive, Entered, FlightId, Left};
@@ -17,7 +19,7 @@ pub enum Admission<'a, 'g, K: Send + Sync + 'static, V: Send + Sync + 'static> {
     Join(Seat<'a, K, V>, K),
     /// The caller's load is the one; it has a seat and the turn.
     Lead(Seat<'a, K, V>),
-    /// No place for an entry: load for oneself. The key comes back.
+    /// No place for an entry, nor beside the table: load for oneself. The key comes back.
     Refused(K),
 }
 
@@ -50,17 +52,24 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Drop for Seat<'_, K, V>
         }
         if left != Left::Others {
             // SAFETY: this seat was the last, and leaves once.
-            drop(unsafe { self.core.flights.recycle(entered) });
+            let key = unsafe { self.core.aside.disembark(entered) };
+            // SAFETY: as above.
+            let remains = unsafe { self.core.flights.recycle(entered) };
+            // User destructors last, with nothing held.
+            drop(key);
+            drop(remains);
         }
     }
 }
 
 /// The seat of a flight that has begun, and whose slot is not published. A closer may have entered it
 /// already, so a flight that comes to nothing is closed before it is left.
-struct Unpublished<'a, K: Send + Sync + 'static, V: Send + Sync + 'static>(Option<Seat<'a, K, V>>);
+pub(super) struct Unpublished<'a, K: Send + Sync + 'static, V: Send + Sync + 'static>(
+    pub(super) Option<Seat<'a, K, V>>,
+);
 
 impl<'a, K: Send + Sync + 'static, V: Send + Sync + 'static> Unpublished<'a, K, V> {
-    fn published(mut self) -> Seat<'a, K, V> {
+    pub(super) fn published(mut self) -> Seat<'a, K, V> {
         self.0.take().expect("taken once")
     }
 }
@@ -92,6 +101,8 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             return Admission::Refused(key);
         }
         let mut key = key;
+        // Is a load of this tag beside the table to be looked for?
+        let mut look_beside = true;
         loop {
             if let Some((index, slot)) = self.find(&*guard, tag, &key) {
                 let state = slot.state.load();
@@ -119,30 +130,65 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     continue;
                 }
             }
-            let Some(mut draft) = self.draft(guard) else {
-                self.count(guard, Counter::Refused);
-                return Admission::Refused(key);
+            if look_beside && self.is_beside(tag) {
+                match self.join_beside(guard, tag, &key) {
+                    Beside::Seat(seat) => return Admission::Join(seat, key),
+                    Beside::InTable => continue,
+                    Beside::Another => look_beside = false,
+                    Beside::Nobody => {}
+                }
+            }
+            let begun = match self.draft(guard) {
+                Some(draft) => self.flights.begin(drive).ok().map(|entered| (draft, entered)),
+                None => None,
             };
-            let Ok(entered) = self.flights.begin(drive) else {
-                self.count(guard, Counter::Refused);
-                return Admission::Refused(key);
+            let Some((mut draft, entered)) = begun else {
+                match self.refuse(guard, tag, key, drive) {
+                    Ok(admission) => return admission,
+                    Err(back) => key = back,
+                }
+                continue;
             };
             entered.flight.set_slot(draft.index, tag);
             let seat = Unpublished(Some(Seat { core: self, id: entered.id }));
             draft.set_key(key);
             draft.begin_pending(tag, entered.id);
-            match self.publish(guard, tag, draft, |s| !self.is_entry(s)) {
+            let is_beside = || look_beside && self.is_beside(tag);
+            match self.publish(guard, tag, draft, |s| !self.is_entry(s), is_beside) {
                 Publish::Done => {
                     self.count(guard, Counter::Loads);
                     return Admission::Lead(seat.published());
                 }
                 Publish::Occupied(draft) => key = draft.into_key(),
                 Publish::Refused(draft) => {
-                    self.count(guard, Counter::Refused);
-                    return Admission::Refused(draft.into_key());
+                    key = draft.into_key();
+                    drop(seat);
+                    match self.refuse(guard, tag, key, drive) {
+                        Ok(admission) => return admission,
+                        Err(back) => key = back,
+                    }
                 }
             }
         }
+    }
+
+    /// A load that found no slot; counted if it is one more. `Err`: start over.
+    #[cold]
+    fn refuse<'a, 'g>(
+        self: &'a Arc<Self>,
+        guard: &Guard,
+        tag: Tag,
+        key: K,
+        drive: Drive,
+    ) -> Result<Admission<'a, 'g, K, V>, K>
+    where
+        K: Eq,
+    {
+        let admission = self.admit_beside(guard, tag, key, drive)?;
+        if !matches!(admission, Admission::Join(..)) {
+            self.count(guard, Counter::Refused);
+        }
+        Ok(admission)
     }
 
     /// The seat that was parked with this id.
@@ -194,29 +240,36 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         completion
     }
 
-    /// The key of a flight's slot that the caller published under this guard.
+    /// The key of a flight's slot that the caller published under this guard, or of a flight beside the table
+    /// that it began and has a seat in.
     pub fn key_of<'g>(&'g self, _guard: &'g Guard, entered: Entered<'_, V>) -> &'g K {
         let (index, _) = entered.flight.slot();
+        if index == BESIDE {
+            // SAFETY: boarded by the caller, which has not left.
+            return unsafe { self.aside.key(entered.id) }.expect("boarded");
+        }
         // SAFETY: set from a slot that was handed out; it was linked under this guard, so the key stays.
         unsafe { self.slab.slot(index).key() }
     }
 
-    /// Takes a flight without a result out of the cache, if its slot is still pending on it.
-    pub fn end_flight(self: &Arc<Self>, id: FlightId) {
+    /// Takes a flight without a result out of the cache. True if it was there: its slot was still pending on it.
+    pub fn end_flight(self: &Arc<Self>, id: FlightId) -> bool {
         let (index, tag) = self.flights.entered(id).flight.slot();
         if index < FIRST_INDEX {
-            return;
+            self.aside.unmoor(self.flights.entered(id));
+            return false;
         }
         let guard = reclaim::pin();
         // SAFETY: set from a slot that was handed out.
         let slot = unsafe { self.slab.slot(index) };
         // The id is not reused before the caller recycles the flight, so PENDING with it is its own slot,
         // and stays that slot while this thread is pinned.
-        if slot.state.load().flight() == Some(id.field())
-            && self.unlink(&guard, tag, index).is_some()
-        {
+        let is_there = slot.state.load().flight() == Some(id.field())
+            && self.unlink(&guard, tag, index).is_some();
+        if is_there {
             self.ledger.refund();
         }
+        is_there
     }
 
     /// A flight without a slot, for a load that found no place: nobody joins it but a closer. None if there are

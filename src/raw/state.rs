@@ -5,7 +5,7 @@
 //!  bit  3      VALUE      the value cell is initialised (kept through EXPIRED, for the drainer)
 //!  bit  4      MAIN       resident in main; clear: in probation
 //!  bit  5      FILED      on a list of the timer wheel; survives the end of a life
-//!  bit  6      REFRESHING a soft-deadline reload is running
+//!  bit  6      LEASED     somebody counts on the slot not being reused; kept through EXPIRED, for the drainer
 //!  bit  7      spare
 //!  bits 8..23  era        of `invalidate_all`
 //!  bits 24..63 deadline in ticks, or the flight's id while PENDING
@@ -38,8 +38,8 @@ const PHASE: u64 = (1 << PHASE_BITS) - 1;
 const VALUE: u64 = 1 << PHASE_BITS;
 const MAIN: u64 = VALUE << 1;
 const FILED: u64 = MAIN << 1;
-const REFRESHING: u64 = FILED << 1;
-const SPARE: u64 = REFRESHING << 1;
+const LEASED: u64 = FILED << 1;
+const SPARE: u64 = LEASED << 1;
 const ERA_SHIFT: u32 = SPARE.trailing_zeros() + 1;
 const ERA_BITS: u32 = 16;
 const FIELD_SHIFT: u32 = ERA_SHIFT + ERA_BITS;
@@ -104,6 +104,12 @@ impl Snapshot {
     #[inline]
     pub fn has_value(self) -> bool {
         self.0 & VALUE != 0
+    }
+
+    /// Is somebody counting on the slot not being reused?
+    #[inline]
+    pub fn is_leased(self) -> bool {
+        self.0 & LEASED != 0
     }
 
     #[inline]
@@ -231,11 +237,39 @@ impl State {
         }
     }
 
+    /// PENDING(flight) → PENDING without one, by who is about to put something in the load's place: the load
+    /// can't become a value any more. True also if it was orphaned before. False if it has ended, or is another.
+    #[must_use]
+    pub fn orphan(&self, flight: u64) -> bool {
+        if cfg!(alru_mutation = "no_orphan") {
+            return true;
+        }
+        self.update(|w| {
+            let is_it = Snapshot(w).flight().is_some_and(|f| f == flight || f == 0);
+            is_it.then_some(w & !FIELD)
+        })
+        .is_ok()
+    }
+
+    /// Leases a READY slot, for who is pinned: its index is not reused until the lease is given back, pinned or
+    /// not. False if the life is over or somebody has it.
+    #[must_use]
+    pub fn lease(&self) -> bool {
+        self.update(|w| (Snapshot(w).is_ready() && w & LEASED == 0).then_some(w | LEASED)).is_ok()
+    }
+
+    /// Gives a lease back, whatever became of the life meanwhile. AcqRel: the drainer that finds it given back
+    /// comes after all that was done under it.
+    pub fn give_back(&self) {
+        let before = self.0.fetch_and(!LEASED, AcqRel);
+        debug_assert!(before & LEASED != 0, "given back once");
+    }
+
     /// PENDING or READY → EXPIRED, by the thread that unlinked the slot: nobody else ends a life. Answers
     /// the last word of it.
     #[inline]
     pub fn expire(&self) -> Snapshot {
-        let last = self.update(|w| Some((w & !(PHASE | FIELD | REFRESHING)) | EXPIRED));
+        let last = self.update(|w| Some((w & !(PHASE | FIELD)) | EXPIRED));
         let last = last.unwrap_or_else(|unchanged| unchanged);
         debug_assert!(last.is_live(), "{last:?}: the winner of the unlink ends a life once");
         last
@@ -261,7 +295,7 @@ mod tests {
 
     #[test]
     fn fields_tile_the_word() {
-        let parts = [PHASE, VALUE, MAIN, FILED, REFRESHING, SPARE, 0xffff << ERA_SHIFT, FIELD];
+        let parts = [PHASE, VALUE, MAIN, FILED, LEASED, SPARE, 0xffff << ERA_SHIFT, FIELD];
         assert_eq!(parts.iter().fold(0, |a, p| a | p), u64::MAX);
         assert_eq!(parts.iter().map(|p| p.count_ones()).sum::<u32>(), 64);
     }
@@ -282,6 +316,31 @@ mod tests {
         assert!(s.load().has_value(), "the drainer must know that there is a value");
         s.drained();
         assert_eq!(s.0.load(Relaxed), FILED);
+    }
+
+    #[test]
+    fn a_lease_outlives_the_life_and_is_given_once() {
+        let s = State(AtomicU64::new(0));
+        s.begin_pending(7, Residence::Main);
+        assert!(!s.lease());
+        assert_eq!(s.complete(7, 9), Completion::Stored);
+        assert!(s.lease() && !s.lease());
+        assert_eq!(s.load().deadline(), 9);
+        s.expire();
+        assert!(s.load().is_leased() && s.load().has_value());
+        s.give_back();
+        assert!(!s.load().is_leased() && !s.lease());
+        s.drained();
+        assert_eq!(s.0.load(Relaxed), EMPTY);
+    }
+
+    #[test]
+    fn an_orphaned_load_does_not_become_a_value() {
+        let s = State(AtomicU64::new(0));
+        s.begin_pending(7, Residence::Main);
+        assert!(!s.orphan(8) && s.orphan(7) && s.orphan(7));
+        assert_eq!(s.load().flight(), Some(0));
+        assert_eq!(s.complete(7, 9), Completion::Detached);
     }
 
     #[test]

@@ -204,18 +204,6 @@ impl Index {
         }
     }
 
-    /// Makes slot `index` a member unless the key is there: `Done`, `Exists` or `Full`.
-    #[inline]
-    pub fn insert(
-        &self,
-        guard: &Guard,
-        tag: Tag,
-        index: u32,
-        mut is_key: impl FnMut(u32) -> bool,
-    ) -> Commit {
-        self.change(guard, tag, |bin| bin.insert(Word::new(tag, index), &mut is_key))
-    }
-
     /// Looks for the key before a write: its slot, or where it may go. `Found` linearises as in
     /// [`Index::find`].
     #[inline]
@@ -234,7 +222,9 @@ impl Index {
         }
     }
 
-    /// As [`Index::insert`], for a key that was just looked for in vain.
+    /// Makes slot `index` a member unless the key is there, which was just looked for in vain: `Done`, `Exists`
+    /// or `Full`. Also `Exists` if `beside` holds at an
+    /// instant after the header was read that the insert relies on; the caller asked after it got `vacancy`.
     #[inline]
     pub fn insert_at(
         &self,
@@ -243,11 +233,12 @@ impl Index {
         tag: Tag,
         index: u32,
         is_key: impl FnMut(u32) -> bool,
+        beside: impl Fn() -> bool,
     ) -> Commit {
         if vacancy.fill(Word::new(tag, index)) {
             return Commit::Done;
         }
-        self.insert_slow(guard, tag, index, is_key)
+        self.insert_slow(guard, tag, index, is_key, beside)
     }
 
     #[cold]
@@ -257,9 +248,16 @@ impl Index {
         guard: &Guard,
         tag: Tag,
         index: u32,
-        is_key: impl FnMut(u32) -> bool,
+        mut is_key: impl FnMut(u32) -> bool,
+        beside: impl Fn() -> bool,
     ) -> Commit {
-        self.insert(guard, tag, index, is_key)
+        let word = Word::new(tag, index);
+        self.change(guard, tag, |bin| bin.insert(word, &mut is_key, &beside))
+    }
+
+    /// Makes every commit on `tag`'s bin fail that relies on a header read before this.
+    pub fn renew(&self, guard: &Guard, tag: Tag) {
+        while !self.locate(guard, tag).renew() {}
     }
 
     /// Ends the membership of slot `index`; true for the one winner, who owns its retirement.
@@ -276,10 +274,19 @@ impl Index {
         matches!(self.change(guard, word.tag(), |bin| bin.unlink(word)), Commit::Done)
     }
 
-    /// Swaps slot `old` for `new` under one key: `Done`, `Gone` or `Full`.
+    /// Swaps slot `old` for `new` under one key: `Done`, `Gone` or `Full`. `Exists` if `beside` holds, as in
+    /// [`Index::insert_at`].
     #[inline]
-    pub fn replace(&self, guard: &Guard, tag: Tag, old: u32, new: u32) -> Commit {
-        self.change(guard, tag, |bin| bin.replace(Word::new(tag, old), Word::new(tag, new)))
+    pub fn replace(
+        &self,
+        guard: &Guard,
+        tag: Tag,
+        old: u32,
+        new: u32,
+        beside: impl Fn() -> bool,
+    ) -> Commit {
+        let (old, new) = (Word::new(tag, old), Word::new(tag, new));
+        self.change(guard, tag, |bin| bin.replace(old, new, &beside))
     }
 
     /// The slots that share the bin of `tag`, at one instant.

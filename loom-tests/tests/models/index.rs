@@ -20,7 +20,7 @@ fn insert(index: &Index, tag: Tag, i: u32, is_key: impl Fn(u32) -> bool) -> Comm
     let guard = reclaim::pin();
     match index.probe(&guard, tag, &is_key) {
         Probe::Found(_) => Commit::Exists,
-        Probe::Vacant(vacancy) => index.insert_at(&guard, vacancy, tag, i, &is_key),
+        Probe::Vacant(vacancy) => index.insert_at(&guard, vacancy, tag, i, &is_key, || false),
     }
 }
 
@@ -89,7 +89,7 @@ fn a_replaced_key_is_never_absent() {
             thread::spawn(move || assert!(find(&index, TAG, |_| true).is_some()))
         };
         let readers = [reader(), reader()];
-        assert!(matches!(index.replace(&reclaim::pin(), TAG, 2, 3), Commit::Done));
+        assert!(matches!(index.replace(&reclaim::pin(), TAG, 2, 3, || false), Commit::Done));
         readers.into_iter().for_each(|r| r.join().unwrap());
         assert_eq!(members(&index, TAG), [3]);
     });
@@ -105,7 +105,7 @@ fn of_two_unlinkers_and_a_replacer_one_wins() {
             thread::spawn(move || unlink(&index, TAG, 2))
         };
         let unlinkers = [unlinker(), unlinker()];
-        let replaced = matches!(index.replace(&reclaim::pin(), TAG, 2, 3), Commit::Done);
+        let replaced = matches!(index.replace(&reclaim::pin(), TAG, 2, 3, || false), Commit::Done);
         let unlinked = unlinkers.into_iter().map(|u| u.join().unwrap());
         assert_eq!(unlinked.filter(|won| *won).count() + usize::from(replaced), 1);
         assert_eq!(members(&index, TAG).len(), usize::from(replaced));
@@ -185,7 +185,7 @@ fn a_key_replaced_during_growth_is_never_absent() {
         let (i, j) = (index.clone(), index.clone());
         let grower = thread::spawn(move || grow(&i));
         let reader = thread::spawn(move || assert!(find(&j, TAG, |_| true).is_some()));
-        assert!(matches!(index.replace(&reclaim::pin(), TAG, 2, 3), Commit::Done));
+        assert!(matches!(index.replace(&reclaim::pin(), TAG, 2, 3, || false), Commit::Done));
         grower.join().unwrap();
         reader.join().unwrap();
         assert_eq!(members(&index, TAG), [3]);
