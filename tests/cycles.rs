@@ -613,3 +613,114 @@ fn a_load_asked_for_by_another_is_driven_by_any_waiter_and_keeps_its_waits() {
     go[2].raise();
     assert_eq!(poll_once(calls[1].as_mut()), Poll::Ready(Err("round by 0".to_owned())));
 }
+
+// ---- Bulk loads and computes ---------------------------------------------------------------------
+
+/// Polls `future`, which finds that it would wait for itself.
+fn is_told(future: impl Future) -> bool {
+    let mut future = pin!(future);
+    let polled = catch_unwind(AssertUnwindSafe(|| poll_once(future.as_mut()).is_pending()));
+    polled.is_err_and(|panic| {
+        let message = panic.downcast_ref::<String>().expect("a message");
+        message.starts_with("recursive load")
+    })
+}
+
+#[test]
+fn a_bulk_load_in_a_circle_is_told_by_whichever_of_its_keys() {
+    for key in [1, 2] {
+        let cache: Cache<u32, u32> = Cache::new(100);
+        // Keys 1 and 2 wait for 3 ...
+        let mut bulk = pin!(cache.get_many([1, 2], |missing| {
+            let cache = &cache;
+            async move {
+                let three = cache.get_with(3, pending()).await;
+                missing.into_iter().map(move |key| (key, three)).collect::<Vec<_>>()
+            }
+        }));
+        let go = Event::default();
+        // ... and 3 for one of them.
+        let gate = go.wait();
+        let mut three = pin!(cache.get_with(3, async {
+            gate.await;
+            cache.get_with(key, ready(0)).await
+        }));
+        assert!(poll_once(three.as_mut()).is_pending());
+        assert!(poll_once(bulk.as_mut()).is_pending());
+        go.raise();
+        assert!(is_told(three.as_mut()), "3 waits for {key}");
+    }
+}
+
+#[test]
+fn a_bulk_load_made_in_a_load_is_a_wait_of_that_load() {
+    let cache: Cache<u32, u32> = Cache::new(100);
+    let go = Event::default();
+    // 1 waits for a bulk of 2 and 3 ...
+    let mut one = pin!(cache.get_with(1, async {
+        let all = cache.get_many([2, 3], |missing| {
+            let (gate, cache) = (go.wait(), &cache);
+            async move {
+                gate.await;
+                // ... which waits for 4 ...
+                let four = cache.get_with(4, pending()).await;
+                missing.into_iter().map(move |key| (key, four)).collect::<Vec<_>>()
+            }
+        });
+        all.await[&2]
+    }));
+    // ... and 4 for 1.
+    let asks = Event::default();
+    let gate = asks.wait();
+    let mut four = pin!(cache.get_with(4, async {
+        gate.await;
+        cache.get_with(1, ready(0)).await
+    }));
+    assert!(poll_once(four.as_mut()).is_pending());
+    assert!(poll_once(one.as_mut()).is_pending());
+    asks.raise();
+    assert!(poll_once(four.as_mut()).is_pending(), "4 waits for 1, which waits for a gate");
+    go.raise();
+    assert!(is_told(one.as_mut()));
+}
+
+#[test]
+fn bulk_loads_that_cross_are_no_circle() {
+    let cache: Cache<u32, u32> = Cache::new(100);
+    let outer = |n: u32, keys: [u32; 2]| {
+        let cache = &cache;
+        cache.get_with(n, async move {
+            let load = |missing: Vec<u32>| async move {
+                missing.into_iter().map(|key| (key, 10 * key)).collect::<Vec<_>>()
+            };
+            cache.get_many(keys, load).await.into_values().sum()
+        })
+    };
+    let (mut a, mut b) = (pin!(outer(1, [5, 6])), pin!(outer(2, [6, 5])));
+    assert_eq!(poll_once(a.as_mut()), Poll::Ready(110));
+    assert_eq!(poll_once(b.as_mut()), Poll::Ready(110));
+}
+
+#[test]
+fn an_async_compute_in_a_circle_is_told_whether_there_was_a_value_or_not() {
+    for is_there in [false, true] {
+        let cache: Cache<u32, u32> = Cache::new(100);
+        if is_there {
+            cache.insert(1, 1);
+        }
+        // The compute of 1 waits for 2 ...
+        let mut one = pin!(cache.entry(1).and_upsert_with_async(|_| cache.get_with(2, pending())));
+        let go = Event::default();
+        let gate = go.wait();
+        // ... and 2 for another compute of 1.
+        let mut two = pin!(cache.get_with(2, async {
+            gate.await;
+            let again = cache.entry(1).and_upsert_with_async(|_| ready(0));
+            again.await.into_value().expect("put")
+        }));
+        assert!(poll_once(two.as_mut()).is_pending());
+        assert!(poll_once(one.as_mut()).is_pending());
+        go.raise();
+        assert!(is_told(two.as_mut()), "a value before: {is_there}");
+    }
+}
