@@ -28,7 +28,9 @@ use std::time::Duration;
 /// A handle: clones are cheap and share one cache, which lives until the last handle is gone. Values are
 /// cloned out, so wrap large ones in an [`Arc`](std::sync::Arc).
 ///
-/// No operation takes a lock or waits for another thread, and none starts a thread or a task.
+/// No operation takes a lock or waits for another thread, and none starts a thread or a task. What waits, waits
+/// for a load: the futures of [`get_with`](Self::get_with) and the like, without blocking, and the blocking calls
+/// such as [`get_or_insert_with`](Self::get_or_insert_with), by parking their thread.
 ///
 /// # Consistency
 ///

@@ -29,7 +29,7 @@ pub enum LoadError<E> {
     /// The cache is closed, or was closed during the load.
     Closed,
     /// The function waits for its own result: the load of this key asked for this key, or for one whose load
-    /// waits for this one. What is recognised is said at [`AlruCache::call`](crate::AlruCache::call).
+    /// waits for this one. What is recognised is said at [`Cache::get_with`](crate::Cache::get_with).
     Recursive,
 }
 

@@ -30,8 +30,9 @@
 //!
 //! # Progress
 //!
-//! No operation takes a lock or waits for another thread, and the crate starts no thread and no task. What
-//! exactly is claimed, and by what evidence, is in `SAFETY.md`.
+//! No operation takes a lock or waits for another thread, and the crate starts no thread and no task. (The
+//! blocking calls, [`Cache::get_or_insert_with`] and its kin, park their thread while another caller loads the
+//! key: that is what they are for.) What exactly is claimed, and by what evidence, is in `SAFETY.md`.
 //!
 //! # Async and cancel safety
 //!

@@ -115,7 +115,7 @@ fn a_parked_thread_leads_when_the_leader_is_dropped() {
 
 #[test]
 fn two_blocking_callers_share_one_load() {
-    check_shallower(|| {
+    check(|| {
         let cache = cache();
         let runs = Arc::new(AtomicUsize::new(0));
         let call = |cache: &Cache<u32, Value>, runs: &AtomicUsize| {
