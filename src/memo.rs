@@ -159,7 +159,7 @@ where
         self
     }
 
-    /// The clock that lifetimes are measured on; see [`CacheBuilder::time_source`].
+    /// The clock that lifetimes are measured on; see [`CacheBuilder::time_source`](crate::CacheBuilder::time_source).
     pub fn time_source(mut self, source: impl TimeSource) -> Self {
         self.inner.cache = self.inner.cache.time_source(source);
         self

@@ -581,6 +581,10 @@ where
                 if matches!(self.items[item].stage, Stage::Joined(..)) {
                     self.visit_joined(item)?;
                 } else if let Some(at) = self.rounds.iter().position(|r| r.items[0] == item) {
+                    #[cfg(alru_mutation = "sit_on_leads")]
+                    if self.items.iter().any(|i| matches!(i.stage, Stage::Joined(..))) {
+                        continue;
+                    }
                     self.visit_round(at)?;
                 }
             }

@@ -225,7 +225,8 @@ impl<V> Flight<V> {
 
     /// Takes the lead of a caller-driven flight if it is free. Of a shared-driven one it never is.
     pub fn try_lead(&self) -> Turn {
-        self.turn(LEAD | SHARED, 0, LEAD, 0)
+        let unless = if cfg!(alru_mutation = "lead_shared") { LEAD } else { LEAD | SHARED };
+        self.turn(unless, 0, LEAD, 0)
     }
 
     /// Takes the poll of a shared-driven flight if nobody has it. Of a caller-driven one it is never free.

@@ -1,7 +1,7 @@
 //! Loads of a loader beside loads by callers, over the public futures.
 
 use alru::{Cache, LoadingCache};
-use alru_loom_tests::{Bell, Value, check, check_shallower};
+use alru_loom_tests::{Bell, Value, check};
 use loom::future::block_on;
 use loom::thread;
 use std::future::{Future, pending, poll_fn};
@@ -70,20 +70,26 @@ fn the_loader_leaves_a_load_alone_that_has_a_leader() {
 }
 
 #[test]
-fn a_caller_and_the_loader_take_over_together_and_none_sleeps() {
-    check_shallower(|| {
+fn of_a_caller_and_the_loader_one_takes_over_and_none_sleeps() {
+    check(|| {
         let (loading, runs) = loading();
         let mut leader = Box::pin(loading.cache().get_with(1, pending()));
         assert!(poll(&mut leader).is_pending());
-        let (first, second) = (loading.clone(), loading.clone());
-        let getter = thread::spawn(move || block_on(first.get(1)).unwrap().read());
-        let caller = thread::spawn(move || {
-            block_on(second.cache().get_with(1, async { Value::new() })).read();
-        });
+        let other = loading.clone();
+        let mut getter = Box::pin(async move { other.get(1).await.unwrap() });
+        assert!(poll(&mut getter).is_pending());
+        let own = runs.clone();
+        let mut caller = Box::pin(loading.cache().get_with(1, async {
+            own.fetch_add(1, SeqCst);
+            Value::new()
+        }));
+        assert!(poll(&mut caller).is_pending());
         drop(leader);
-        getter.join().unwrap();
-        caller.join().unwrap();
-        assert!(runs.load(SeqCst) <= 1);
+        let thread = thread::spawn(move || block_on(getter).read());
+        block_on(&mut caller).read();
+        thread.join().unwrap();
+        assert_eq!(runs.load(SeqCst), 1);
+        drop(caller);
         assert_eq!((loading.cache().entry_count(), loading.loads()), (1, 0));
         drop(loading);
         Value::all_gone();

@@ -59,7 +59,7 @@ fn begun(
 
 #[test]
 fn of_two_bulk_loads_that_wait_for_each_other_none_sleeps_and_each_key_is_loaded_once() {
-    check_shallower(|| {
+    check(|| {
         let cache = cache();
         let loaded = Arc::new(AtomicUsize::new(0));
         let mut third = Box::pin(cache.get_with(3, pending()));
@@ -99,7 +99,7 @@ fn a_caller_takes_over_what_a_dropped_bulk_load_had() {
 
 #[test]
 fn a_key_left_out_is_loaded_by_who_waits_for_it() {
-    check_shallower(|| {
+    check(|| {
         let cache = cache();
         let mut is_first = true;
         let mut bulk = Box::pin(cache.get_many([1], |_| {
