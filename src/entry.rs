@@ -265,9 +265,8 @@ where
     ///
     /// The future may borrow, and need not be `Send`. The task that polls this future polls it. **A compute that is
     /// alive and never polled holds up the others of its key**, by definition, and callers who wait for it as a
-    /// load; all else goes on. (At any one time a few hundred keys can have a queue. If two keys compete for one
-    /// place there, which takes that many or a coincidence, the later one's computes wait for each other without
-    /// one, and then a write from elsewhere may let a second one of the key begin while the first still runs. No
+    /// load; all else goes on. (There are 4,096 places for queues, by the keys' hashes. If two keys that are
+    /// computed at one time compete for one, the later one's computes wait for each other without it, and then a write from elsewhere may let a second one of the key begin while the first still runs. No
     /// update is lost then either.)
     ///
     /// # Errors

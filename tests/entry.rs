@@ -625,7 +625,8 @@ fn an_entry_that_expires_or_is_evicted_while_an_async_compute_runs_is_computed_a
     gate.open();
     assert_eq!(poll_once(add), Poll::Ready(CompResult::Inserted(1)));
 
-    let (cache, gate, runs) = (Numbers::new(8), Gate::default(), Cell::new(0));
+    let cache: Numbers = Cache::builder().max_capacity(8).reserve(16).build();
+    let (gate, runs) = (Gate::default(), Cell::new(0));
     cache.insert(1, 10);
     let mut add = pin!(cache.entry(1).and_upsert_with_async(|v| add_one(&gate, &runs, v)));
     assert!(poll_once(add.as_mut()).is_pending());

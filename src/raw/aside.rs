@@ -6,7 +6,7 @@
 //! flight's index is not reused while anybody sits in it.
 //!
 //! ```text
-//!  word   tag, its upper 23 bits | TENTATIVE | flight id 40;   the berth of a tag: its lower 8 bits.  0: free
+//!  word   tag, its upper 23 bits | TENTATIVE | flight id 40;   the berth of a tag: its lower 12 bits.  0: free
 //! ```
 //! * The **key** is written before the word shows the flight, read only by who has entered the flight and seen
 //!   its word after that, and dropped by the last one to leave, when nothing is held. A word is taken back before
@@ -20,8 +20,8 @@
 //! * **Removals and inserts detach** a load from its berth after they changed the table, so that who comes later
 //!   begins anew. For them `Berths::is_any` is one load as a rule. It may be relaxed: if what the load read came
 //!   before the removal in any order that threads can tell, so did the count, and the removal sees it.
-//! * The berth decides for all 31 bits of the tag that it knows: two keys that agree in the lower 8 compete for one
-//!   berth, and the later one's load is not shared; removing one of two that agree in 31 detaches the other's.
+//! * Two keys whose tags agree in the lower 12 bits compete for one berth, and the later one's load is not shared.
+//!   Removing one of two keys of the same tag detaches the other's load.
 
 use super::bin::Tag;
 use super::chunks::Chunks;
@@ -36,7 +36,8 @@ use crossbeam_utils::CachePadded;
 /// What a flight beside the table has for a slot index; below all indices of slots.
 pub const BESIDE: u32 = 1;
 
-const BERTHS: usize = if cfg!(alru_loom) { 2 } else { 256 };
+/// Berths of a map, which is allocated when the first of them is taken.
+const BERTHS: usize = if cfg!(alru_loom) { 2 } else { 4096 };
 const TENTATIVE: u64 = 1 << FIELD_BITS;
 const TAG_SHIFT: u32 = FIELD_BITS + 1;
 const ID: u64 = TENTATIVE - 1;
@@ -83,23 +84,31 @@ impl Berth {
     }
 }
 
+/// A berth.
+struct Word(AtomicU64);
+
+// SAFETY: zero is a valid value of the atomic.
+unsafe impl Blank for Word {
+    fn blank() -> Self {
+        Self(AtomicU64::new(0))
+    }
+}
+
 /// A map from tags to flights.
 pub struct Berths {
-    words: Box<[AtomicU64]>,
+    words: Chunks<Word>,
     /// Flights of this purpose that have not been recycled.
     count: CachePadded<AtomicUsize>,
 }
 
 impl Berths {
     fn new() -> Self {
-        Self {
-            words: (0..BERTHS).map(|_| AtomicU64::new(0)).collect(),
-            count: CachePadded::new(AtomicUsize::new(0)),
-        }
+        Self { words: Chunks::new(BERTHS, 1), count: CachePadded::new(AtomicUsize::new(0)) }
     }
 
-    fn word(&self, tag: Tag) -> &AtomicU64 {
-        &self.words[tag as usize % BERTHS]
+    /// None if no flight has ever been here.
+    fn word(&self, tag: Tag) -> Option<&AtomicU64> {
+        self.words.get(tag as usize % BERTHS).map(|w| &w.0)
     }
 
     /// Is there any flight? See the module for why that is enough for a removal.
@@ -117,15 +126,16 @@ impl Berths {
 
     /// Acquire: pairs with the release of the CAS that put the word there, for the key's cell.
     pub fn load(&self, tag: Tag) -> Berth {
-        Berth(self.word(tag).load(Acquire))
+        self.word(tag).map_or(Berth::FREE, |w| Berth(w.load(Acquire)))
     }
 
     /// From one word to another; true for who did it.
     pub fn change(&self, tag: Tag, from: Berth, to: Berth) -> bool {
+        let Some(word) = self.word(tag) else { return false };
         #[cfg(alru_mutation = "blind_berth")]
-        return self.word(tag).swap(to.0, AcqRel) != to.0 || from == to;
+        return word.swap(to.0, AcqRel) != to.0 || from == to;
         #[cfg(not(alru_mutation = "blind_berth"))]
-        self.word(tag).compare_exchange(from.0, to.0, AcqRel, Acquire).is_ok()
+        word.compare_exchange(from.0, to.0, AcqRel, Acquire).is_ok()
     }
 
     /// Takes the flight of a tag off its berth: who comes later does not find it.
@@ -145,7 +155,7 @@ impl Berths {
     /// Takes all flights off.
     #[cold]
     pub fn detach_all(&self) {
-        for word in &self.words {
+        for word in (0..BERTHS as Tag).filter_map(|tag| self.word(tag)) {
             if word.load(Acquire) != 0 {
                 word.swap(0, AcqRel);
             }
@@ -224,16 +234,15 @@ impl<K> Aside<K> {
         key: K,
     ) -> Result<(), K> {
         let index = entered.id.index() as usize;
-        let cell = match self.keys.ensure(index) {
-            Ok(()) => self.keys.get(index),
-            Err(_) => None,
-        };
+        let berths = self.berths(purpose);
+        let ensured = self.keys.ensure(index).and_then(|()| berths.words.ensure(0));
+        let cell = ensured.ok().and_then(|()| self.keys.get(index));
         let Some(cell) = cell else { return Err(key) };
         // SAFETY: the cells of a flight that no word shows are its beginner's. None was left: `disembark`.
         cell.0.with_mut(|k| unsafe { *k = Some((purpose, key)) });
         entered.flight.set_slot(BESIDE, tag);
         // Before the word shows the flight: see `is_any`. AcqRel: an RMW, so that the count is exact.
-        self.berths(purpose).count.fetch_add(1, AcqRel);
+        berths.count.fetch_add(1, AcqRel);
         Ok(())
     }
 
@@ -299,21 +308,23 @@ mod tests {
     #[test]
     fn a_berth_shows_tag_and_flight() {
         let id = FlightId::from_field(0xfe_dcba_9876);
-        for tag in [0, 1, 0x1ff, 0x200, 0xdead_beef, Tag::MAX] {
+        for tag in [0, 1, 0xfff, 0x1000, 0xdead_beef, Tag::MAX] {
             let word = Berth::tentative(tag, id);
             assert!(word.is_of(tag) && word.is_tentative() && word.id() == id);
             assert!(!word.confirm().is_tentative() && word.confirm() == Berth::confirmed(tag, id));
-            assert!(!word.is_of(tag ^ 1 << 9) && !Berth::FREE.is_of(tag));
+            assert!(!word.is_of(tag ^ 1 << 12) && !Berth::FREE.is_of(tag));
         }
     }
 
     #[test]
     fn a_flight_is_taken_off_its_berth_by_tag_or_by_id() {
         let (berths, id) = (Berths::new(), FlightId::from_field(7));
+        assert!(!berths.change(5, Berth::FREE, Berth::tentative(5, id)), "not there yet");
+        berths.words.ensure(0).unwrap();
         let other = FlightId::from_field(8);
         for (put, from) in [(Berth::tentative(5, id), 5), (Berth::confirmed(5, id), 5)] {
             assert!(berths.change(5, Berth::FREE, put));
-            berths.detach(from + 0x200);
+            berths.detach(from + 0x1000);
             berths.leave(from, other);
             assert_eq!(berths.load(5), put);
             berths.detach(from);
