@@ -26,6 +26,9 @@ const LEAST_RESERVE: u64 = 16;
 /// Address space that the least reserve may take: fewer slots for keys and values that are large in line.
 const MIN_RESERVE_BYTES: usize = 1 << 30;
 
+/// How long a blocking call waits for one load if it was not told otherwise.
+const BLOCKING_PATIENCE: Duration = Duration::from_secs(1);
+
 fn least_reserve<K, V>() -> u64 {
     if cfg!(alru_loom) {
         return 4;
@@ -142,6 +145,7 @@ pub struct CacheBuilder<K, V> {
     policy: EvictionPolicy,
     time: Option<Box<dyn TimeSource>>,
     name: Option<String>,
+    patience: Duration,
     _marker: PhantomData<fn(K) -> V>,
 }
 
@@ -155,6 +159,7 @@ impl<K, V> fmt::Debug for CacheBuilder<K, V> {
             .field("time_to_live", &self.ttl)
             .field("jitter", &self.jitter)
             .field("eviction_policy", &self.policy)
+            .field("blocking_patience", &self.patience)
             .finish_non_exhaustive()
     }
 }
@@ -170,6 +175,7 @@ impl<K, V> Default for CacheBuilder<K, V> {
             policy: EvictionPolicy::default(),
             time: None,
             name: None,
+            patience: BLOCKING_PATIENCE,
             _marker: PhantomData,
         }
     }
@@ -234,6 +240,18 @@ impl<K, V> CacheBuilder<K, V> {
     /// A name for debugging output and metrics. Default: none.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// How long a blocking call such as [`Cache::get_or_insert_with`] waits for one load that another caller
+    /// leads, before it takes the load out of the cache and goes on without it. Default: one second.
+    /// `Duration::MAX`: for ever. Measured by the clock on the wall, not by the [time
+    /// source](Self::time_source).
+    ///
+    /// Longer than the loads take. It is there for the load that will never end: because a task of the blocked
+    /// thread leads it, or one that nobody polls.
+    pub fn blocking_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -322,6 +340,6 @@ where
         let entries = config.capacity.unwrap_or(config.initial as u64);
         let core = Core::new(config)
             .map_err(|raw::mem::OutOfMemory| BuildError::OutOfMemory { entries })?;
-        Ok(Cache::from_core(core, hasher, self.name))
+        Ok(Cache::from_core(core, hasher, self.name, self.patience))
     }
 }

@@ -2,17 +2,21 @@
 
 use crate::DefaultHasher;
 use crate::builder::CacheBuilder;
+use crate::error::TimedOut;
 use crate::guard::Pinned;
-use crate::load::caller::{CallerLoad, Infallibly};
+use crate::load::blocking;
+use crate::load::get_with::{GetWith, TryGetWith};
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
 use crate::raw::reclaim;
 use crate::stats::{Counter, Stats};
 use crate::sync::Arc;
 use std::borrow::Borrow;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
+use std::time::Duration;
 
 /// A concurrent cache of `K` to `V`, bounded or not, with shared loads.
 ///
@@ -43,6 +47,8 @@ struct Shared<K, V, S> {
     core: Arc<Core<K, V>>,
     hasher: S,
     name: Option<String>,
+    /// How long a blocking call waits for one load.
+    patience: Duration,
 }
 
 impl<K, V, S> Drop for Shared<K, V, S> {
@@ -99,9 +105,14 @@ where
     V: Clone + Send + Sync + 'static,
     S: BuildHasher,
 {
-    pub(crate) fn from_core(core: Core<K, V>, hasher: S, name: Option<String>) -> Self {
+    pub(crate) fn from_core(
+        core: Core<K, V>,
+        hasher: S,
+        name: Option<String>,
+        patience: Duration,
+    ) -> Self {
         let core = Arc::new(core);
-        let shared = Arc::new(Shared { core: core.clone(), hasher, name });
+        let shared = Arc::new(Shared { core: core.clone(), hasher, name, patience });
         Self { core, shared }
     }
 
@@ -191,29 +202,33 @@ where
     /// need not be `Send`. It is polled by this future's own task if it is the one to run, and dropped
     /// unpolled otherwise. A hit completes without yielding.
     ///
+    /// # A leader that is not polled
+    /// Only the caller whose `init` runs can poll it. If that caller keeps its future and never polls it again,
+    /// those who wait for it wait too. This goes for two calls of one key in one task as well, when the first is
+    /// polled once and kept, and the second is awaited. The way out is
+    /// [`steal_after`](GetWith::steal_after); [`AlruCache`](crate::AlruCache) does not know the problem.
+    ///
     /// # Cancel safety
     /// Safe to drop at any point. If this caller's `init` was running, it is dropped, and whichever waiter
     /// is polled next runs its own.
     ///
     /// # Panics
     /// If `init` panics, in the caller that polled it, and in those who waited for it with the same
-    /// message; the key is usable afterwards. If `init` asks for its own key.
-    pub fn get_with<'a, F>(
-        &'a self,
-        key: K,
-        init: F,
-    ) -> impl Future<Output = V> + use<'a, K, V, S, F>
+    /// message; the key is usable afterwards.
+    ///
+    /// If the load would wait for itself: a call that is polled inside a load panics if it asks for the key of
+    /// that load, or for one whose load waits for it, directly or by way of others, in this cache or another.
+    /// It says "recursive load". Two loads that come to wait for each other at the same time may both be told,
+    /// and one is for certain; the other loads of the circle go on. A load waits for every call that was polled
+    /// inside it and is neither finished nor dropped, even if it also waits for something else, until the call
+    /// is polled elsewhere. Not recognised, and bounded by [`steal_after`](GetWith::steal_after) alone: what a
+    /// load waits for by other means, such as the handle of a task that it spawned or a channel, and loads that
+    /// found no place in the cache.
+    pub fn get_with<F>(&self, key: K, init: F) -> GetWith<'_, K, V, F>
     where
         F: Future<Output = V>,
     {
-        let tag = self.tag(&key);
-        let load = CallerLoad::new(&self.core, tag, key, Infallibly::new(init));
-        async move {
-            match load.await {
-                Ok(value) => value,
-                Err(never) => match *never {},
-            }
-        }
+        GetWith::new(&self.core, self.tag(&key), key, init)
     }
 
     /// As [`get_with`](Self::get_with), for loads that can fail. All callers of one run get the same
@@ -229,17 +244,12 @@ where
     ///
     /// # Panics
     /// As [`get_with`](Self::get_with).
-    pub fn try_get_with<'a, E, F>(
-        &'a self,
-        key: K,
-        init: F,
-    ) -> impl Future<Output = Result<V, std::sync::Arc<E>>> + use<'a, K, V, S, E, F>
+    pub fn try_get_with<E, F>(&self, key: K, init: F) -> TryGetWith<'_, K, V, E, F>
     where
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>>,
     {
-        let tag = self.tag(&key);
-        CallerLoad::new(&self.core, tag, key, init)
+        TryGetWith::new(&self.core, self.tag(&key), key, init)
     }
 
     /// Pins the cache for reads by reference; see [`Pinned`].
@@ -282,5 +292,115 @@ where
     /// If a destructor panics. The cache stays usable; call again for the rest.
     pub fn run_pending_tasks(&self) {
         self.core.run_pending();
+    }
+
+    /// The value of a key, for callers that are not async: the cached one, the result of a load under way, or
+    /// that of `init`. Blocks the calling thread while another caller loads the key.
+    ///
+    /// Shares loads with [`get_with`](Self::get_with) and [`try_get_with`](Self::try_get_with): of all callers
+    /// that ask for a missing key at once, one loads it. `init` runs on the calling thread with nothing held, and
+    /// may use the cache. It is dropped unrun if it is not needed.
+    ///
+    /// # How long it waits
+    /// The load may be led by a task of this very thread, which cannot run while the thread is blocked. So this
+    /// call waits for one load no longer than the cache's
+    /// [`blocking_patience`](CacheBuilder::blocking_patience), by default one second. Then it takes the load
+    /// out of the cache, if it is still there, and starts over: it finds a value, waits for a newer load, or
+    /// runs `init`, whose result is stored. The load that was taken out runs on for its own callers, uncached; see
+    /// [`GetWith::steal_after`]. That is so whoever leads it, another blocking caller included: a patience
+    /// shorter than the loads take makes them run more than once.
+    ///
+    /// Avoid it in async code: it blocks the runtime's thread. Inside the load of another key it counts as a wait
+    /// of that load, as `get_with` does.
+    ///
+    /// ```
+    /// use alru::Cache;
+    ///
+    /// let cache: Cache<u32, String> = Cache::new(100);
+    /// let value = std::thread::scope(|s| {
+    ///     let callers: Vec<_> =
+    ///         (0..4).map(|_| s.spawn(|| cache.get_or_insert_with(1, || "one".to_owned()))).collect();
+    ///     callers.into_iter().map(|c| c.join().unwrap()).next_back().unwrap()
+    /// });
+    /// assert_eq!(value, "one");
+    /// assert_eq!(cache.stats().loads, 1);
+    /// ```
+    ///
+    /// # Panics
+    /// As [`get_with`](Self::get_with): if `init`, or the load that this call waited for, panics, or if the load
+    /// would wait for itself.
+    pub fn get_or_insert_with(&self, key: K, init: impl FnOnce() -> V) -> V {
+        match self.get_or_insert_with_timeout(key, Duration::MAX, init) {
+            Ok(value) => value,
+            Err(TimedOut) => unreachable!("waits for ever"),
+        }
+    }
+
+    /// As [`get_or_insert_with`](Self::get_or_insert_with), for loads that can fail. All callers of one run get
+    /// the same error, which is not cached.
+    ///
+    /// A caller that waited for a load with another error type, and cannot name its error, runs its own.
+    ///
+    /// # Errors
+    /// What `init`, or the load that ran for this caller, returned.
+    ///
+    /// # Panics
+    /// As [`get_or_insert_with`](Self::get_or_insert_with).
+    pub fn try_get_or_insert_with<E>(
+        &self,
+        key: K,
+        init: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, std::sync::Arc<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        match self.try_get_or_insert_with_timeout(key, Duration::MAX, init) {
+            Ok(result) => result,
+            Err(TimedOut) => unreachable!("waits for ever"),
+        }
+    }
+
+    /// As [`get_or_insert_with`](Self::get_or_insert_with), but waits for other callers' loads no longer than
+    /// `timeout` in all. Zero does not wait; `Duration::MAX` sets no limit. `init`, if it runs, takes what time it
+    /// takes.
+    ///
+    /// # Errors
+    /// [`TimedOut`] if it waited that long. Nothing else has changed then: the load goes on for those who still
+    /// wait, and `init` was not run.
+    ///
+    /// # Panics
+    /// As [`get_or_insert_with`](Self::get_or_insert_with).
+    pub fn get_or_insert_with_timeout(
+        &self,
+        key: K,
+        timeout: Duration,
+        init: impl FnOnce() -> V,
+    ) -> Result<V, TimedOut> {
+        match self.try_get_or_insert_with_timeout(key, timeout, || Ok::<_, Infallible>(init()))? {
+            Ok(value) => Ok(value),
+            Err(never) => match *never {},
+        }
+    }
+
+    /// As [`try_get_or_insert_with`](Self::try_get_or_insert_with), but waits for other callers' loads no longer
+    /// than `timeout` in all; see [`get_or_insert_with_timeout`](Self::get_or_insert_with_timeout).
+    ///
+    /// # Errors
+    /// The outer one is [`TimedOut`], if it waited that long. The inner one is what `init`, or the load that ran
+    /// for this caller, returned.
+    ///
+    /// # Panics
+    /// As [`get_or_insert_with`](Self::get_or_insert_with).
+    pub fn try_get_or_insert_with_timeout<E>(
+        &self,
+        key: K,
+        timeout: Duration,
+        init: impl FnOnce() -> Result<V, E>,
+    ) -> Result<Result<V, std::sync::Arc<E>>, TimedOut>
+    where
+        E: Send + Sync + 'static,
+    {
+        let tag = self.tag(&key);
+        blocking::get(&self.core, tag, key, self.shared.patience, timeout, init)
     }
 }

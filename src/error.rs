@@ -3,6 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// A blocking call was told how long to wait for loads of other callers, and waited that long; see
+/// [`Cache::get_or_insert_with_timeout`](crate::Cache::get_or_insert_with_timeout).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedOut;
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("timed out waiting for another caller's load")
+    }
+}
+
+impl std::error::Error for TimedOut {}
+
 /// Why a call of an [`AlruCache`](crate::AlruCache) has no value.
 ///
 /// Every caller of one run gets the same error. Errors are never cached: the next call runs again.
@@ -14,7 +27,8 @@ pub enum LoadError<E> {
     Panicked(Arc<str>),
     /// The cache is closed, or was closed during the load.
     Closed,
-    /// The function waits for its own result: the load of this key asked for this key.
+    /// The function waits for its own result: the load of this key asked for this key, or for one whose load
+    /// waits for this one. What is recognised is said at [`AlruCache::call`](crate::AlruCache::call).
     Recursive,
 }
 
@@ -56,7 +70,7 @@ impl<E: fmt::Display> fmt::Display for LoadError<E> {
             Self::Failed(e) => write!(f, "the load failed: {e}"),
             Self::Panicked(m) => write!(f, "the load panicked: {m}"),
             Self::Closed => f.write_str("the cache is closed"),
-            Self::Recursive => f.write_str("the load of a key waits for the same key"),
+            Self::Recursive => f.write_str("the load of a key waits for itself"),
         }
     }
 }

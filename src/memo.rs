@@ -515,6 +515,7 @@ where
                 },
                 Ended::Panicked(message) => Err(LoadError::Panicked(message)),
                 Ended::Closed => Err(LoadError::Closed),
+                Ended::Recursive => Err(LoadError::Recursive),
             });
         }
     }

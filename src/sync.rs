@@ -9,6 +9,18 @@ mod imp {
     pub use std::sync::Arc;
     pub use std::thread_local;
 
+    pub mod thread {
+        pub use std::thread::{Thread, current};
+
+        /// Until a token comes, or the time is over; or sooner.
+        pub fn park(limit: Option<std::time::Duration>) {
+            match limit {
+                None => std::thread::park(),
+                Some(limit) => std::thread::park_timeout(limit),
+            }
+        }
+    }
+
     pub mod atomic {
         pub use std::sync::atomic::{
             AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
@@ -43,6 +55,16 @@ mod imp {
     /// std's, because methods take `self: &Arc<Self>`, which only std's may be. Its orderings are not part
     /// of a model: the last handle goes after the threads were joined.
     pub use std::sync::Arc;
+
+    pub mod thread {
+        pub use loom::thread::{Thread, current};
+
+        /// A model has no clock: its threads wait for ever, or not at all.
+        pub fn park(limit: Option<std::time::Duration>) {
+            assert!(limit.is_none(), "a model that waits for a time");
+            loom::thread::park();
+        }
+    }
 
     pub mod atomic {
         pub use loom::sync::atomic::{
@@ -120,9 +142,68 @@ impl FirstPanic {
         }
     }
 
+    /// As `resume`, for destructors: a second panic of a thread that is unwinding would end the process.
+    pub(crate) fn resume_unless_panicking(self) {
+        if std::thread::panicking() {
+            self.swallow();
+        } else {
+            self.resume();
+        }
+    }
+
     /// Swallows the first panic too.
     pub(crate) fn swallow(self) {
         std::mem::forget(self);
+    }
+}
+
+/// A thread that parks until its waker wakes, whoever else may use its park token.
+pub(crate) struct Parker {
+    thread: thread::Thread,
+    woken: atomic::AtomicBool,
+}
+
+impl Parker {
+    /// For the calling thread, which alone may park.
+    pub(crate) fn current() -> Self {
+        Self { thread: thread::current(), woken: atomic::AtomicBool::new(false) }
+    }
+
+    /// Until a wake, or the time is over; or sooner.
+    pub(crate) fn park(limit: Option<std::time::Duration>) {
+        thread::park(limit);
+    }
+
+    /// Was there a wake since the last call? Before each park.
+    pub(crate) fn take_wake(&self) -> bool {
+        // Acquire: pairs with the release in `wake_by_ref`.
+        self.woken.swap(false, atomic::Ordering::Acquire)
+    }
+
+    /// Is there a wake to take?
+    pub(crate) fn is_woken(&self) -> bool {
+        // Relaxed: read again by `take_wake`.
+        self.woken.load(atomic::Ordering::Relaxed)
+    }
+
+    /// Gives the thread a token.
+    pub(crate) fn unpark(&self) {
+        self.thread.unpark();
+    }
+}
+
+impl std::task::Wake for Parker {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &std::sync::Arc<Self>) {
+        // The mark before the token: who uses the token up finds the mark. Release: pairs with `take_wake`.
+        #[cfg(not(alru_mutation = "late_mark"))]
+        self.woken.store(true, atomic::Ordering::Release);
+        self.unpark();
+        #[cfg(alru_mutation = "late_mark")]
+        self.woken.store(true, atomic::Ordering::Release);
     }
 }
 

@@ -1,23 +1,27 @@
-//! Caller-driven loads: `get_with` and `try_get_with`.
+//! Caller-driven loads: `get_with`, `try_get_with` and the blocking calls.
 //!
 //! ```text
 //!   Start ─ hit ──────────────────────────────→ Done
 //!     │ └── nobody loads ──→ Lead ── result ──→ Done
 //!     └──── somebody loads ─→ Wait ── result ─→ Done
-//!                              │ └── the lead is free: Lead
+//!                              │ ├── the lead is free: Lead
+//!                              │ └── out of patience: the flight leaves the cache; Start
 //!                              └──── a result that is not for us: Start
 //! ```
 //! Who leads polls its own future. A leader that is dropped gives the lead up, and whichever waiter is
-//! polled next takes it, with its own future: nothing is handed to a waiter that may never be polled.
+//! polled next takes it, with its own future: nothing is handed to a waiter that may never be polled. A leader
+//! that is neither polled nor dropped holds up those who wait for ever, and only them.
 
-use super::{Listener, LoadName, frames, panic_message};
+use super::patience::{Forever, Patience};
+use super::{Listener, RECURSIVE, frames, note_wait, panic_message};
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
 use crate::raw::flight::{Drive, Flight, FlightId, Outcome, Turn};
+use crate::raw::graph::Edge;
 use crate::raw::reclaim;
 use crate::raw::seat::{Admission, Seat};
 use crate::stats::Counter;
-use crate::sync::Arc;
+use crate::sync::{Arc, FirstPanic};
 use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
@@ -55,21 +59,27 @@ enum Stage<K> {
     Done,
 }
 
-/// One caller of `try_get_with`.
+/// One caller.
 #[must_use = "futures do nothing unless polled"]
-pub(crate) struct CallerLoad<'a, K, V, E, F>
+pub(crate) struct CallerLoad<'a, K, V, E, F, P = Forever>
 where
     K: Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
     E: Send + Sync + 'static,
     F: Future<Output = Result<V, E>>,
+    P: Patience,
 {
     core: &'a Arc<Core<K, V>>,
     tag: Tag,
     counted: bool,
     stage: Stage<K>,
+    /// From the load that this call is made in to the one that it leads or waits for.
+    edge: Edge,
     /// Pinned with the struct; None once it has run.
     future: Option<F>,
+    patience: P,
+    /// Pinned with the struct; there while the call waits and has a limit.
+    timer: Option<P::Timer>,
 }
 
 impl<'a, K, V, E, F> CallerLoad<'a, K, V, E, F>
@@ -80,11 +90,58 @@ where
     F: Future<Output = Result<V, E>>,
 {
     pub(crate) fn new(core: &'a Arc<Core<K, V>>, tag: Tag, key: K, future: F) -> Self {
-        Self { core, tag, counted: false, stage: Stage::Start(key), future: Some(future) }
+        Self {
+            core,
+            tag,
+            counted: false,
+            stage: Stage::Start(key),
+            edge: Edge::default(),
+            future: Some(future),
+            patience: Forever,
+            timer: None,
+        }
+    }
+}
+
+impl<'a, K, V, E, F, P> CallerLoad<'a, K, V, E, F, P>
+where
+    K: Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    E: Send + Sync + 'static,
+    F: Future<Output = Result<V, E>>,
+    P: Patience,
+{
+    /// The same call with another patience. Whoever has it by value has not pinned it, or need not have.
+    pub(crate) fn with_patience<Q: Patience>(
+        mut self,
+        patience: Q,
+    ) -> CallerLoad<'a, K, V, E, F, Q> {
+        CallerLoad {
+            core: self.core,
+            tag: self.tag,
+            counted: self.counted,
+            stage: std::mem::replace(&mut self.stage, Stage::Done),
+            edge: std::mem::take(&mut self.edge),
+            future: self.future.take(),
+            patience,
+            timer: None,
+        }
     }
 
-    fn name(&self, id: FlightId) -> LoadName {
-        (Arc::as_ptr(self.core).cast(), id)
+    /// For debugging output.
+    pub(crate) fn stage_name(&self) -> &'static str {
+        match self.stage {
+            Stage::Start(_) => "not begun",
+            Stage::Lead(_) => "leading",
+            Stage::Wait(..) => "waiting",
+            Stage::Alone => "alone",
+            Stage::Done => "done",
+        }
+    }
+
+    /// The timer of a call that waits.
+    pub(super) fn timer(&self) -> Option<&P::Timer> {
+        self.timer.as_ref()
     }
 
     /// Takes the seat back from the stage that holds it.
@@ -112,11 +169,7 @@ where
                 return Some(value);
             }
             Admission::Join(seat, key) => {
-                let id = seat.entered().id;
-                assert!(
-                    !frames::is_polling(self.name(id)),
-                    "recursive load: the future of get_with or try_get_with asks for its own key"
-                );
+                assert!(!frames::is_polling(&seat.entered().flight.place), "{RECURSIVE}");
                 self.count(&guard, Counter::Hits);
                 self.stage = Stage::Wait(seat.park(), Listener::new(), key);
             }
@@ -130,6 +183,127 @@ where
             }
         }
         None
+    }
+
+    /// Leaves the flight that this call waits for. Answers the key.
+    fn stop_waiting(&mut self) -> K {
+        let Stage::Wait(id, mut listener, key) = std::mem::replace(&mut self.stage, Stage::Done)
+        else {
+            unreachable!("called in Wait")
+        };
+        // The seat is left also if the destructor of a waker or a timer panics.
+        let seat = self.seat(id);
+        self.edge.erase();
+        listener.leave(seat.entered());
+        self.timer = None;
+        drop(seat);
+        key
+    }
+
+    /// One look at somebody else's load. Ready(None): the call goes on in another stage.
+    fn wait(&mut self, id: FlightId, cx: &mut Context<'_>) -> Poll<Option<Result<V, StdArc<E>>>> {
+        let entered = self.core.flights().entered(id);
+        if note_wait(&mut self.edge, entered).is_err() {
+            drop(self.stop_waiting());
+            panic!("{RECURSIVE}");
+        }
+        // In its place: a waker's Clone may panic.
+        let Stage::Wait(_, listener, _) = &mut self.stage else { unreachable!("called in Wait") };
+        listener.listen(entered, cx.waker());
+        match entered.flight.try_lead() {
+            Turn::Theirs => {
+                ready!(self.poll_timer(cx));
+                // That flight and no newer one; and not if it has just ended.
+                #[cfg(not(alru_mutation = "steal_any"))]
+                self.core.end_flight(id);
+                let key = self.stop_waiting();
+                #[cfg(alru_mutation = "steal_any")]
+                let _ = self.core.remove(&reclaim::pin(), self.tag, &key);
+                self.stage = Stage::Start(key);
+                Poll::Ready(None)
+            }
+            Turn::Mine => {
+                // The lead is this call's from here on, whatever the destructors of the waker, the key and the
+                // timer do.
+                let stage = std::mem::replace(&mut self.stage, Stage::Lead(id));
+                let Stage::Wait(_, mut listener, _key) = stage else { unreachable!("as above") };
+                listener.leave(entered);
+                self.timer = None;
+                Poll::Ready(None)
+            }
+            Turn::Closed => {
+                // SAFETY: in the flight until it is left below.
+                let result = match unsafe { entered.flight.outcome() } {
+                    Some(Outcome::Value(value)) => Some(Ok(value.clone())),
+                    // Another error type is not for us.
+                    Some(Outcome::Failed(error)) => error.clone().downcast::<E>().ok().map(Err),
+                    Some(Outcome::Panicked(message)) => {
+                        let message = message.clone();
+                        drop(self.stop_waiting());
+                        panic!("{message}");
+                    }
+                    None => None,
+                };
+                let key = self.stop_waiting();
+                if result.is_none() {
+                    // Find out anew.
+                    self.stage = Stage::Start(key);
+                }
+                Poll::Ready(result)
+            }
+        }
+    }
+
+    /// Ready when this call has waited long enough.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.is_none() {
+            self.timer = self.patience.begin();
+        }
+        match &mut self.timer {
+            None => Poll::Pending,
+            // SAFETY: pinned with `self`, and dropped in place.
+            Some(timer) => unsafe { Pin::new_unchecked(timer) }.poll(cx).map(drop),
+        }
+    }
+
+    /// One poll of this caller's own future.
+    fn lead(&mut self, id: FlightId, cx: &mut Context<'_>) -> Poll<Result<V, StdArc<E>>> {
+        let entered = self.core.flights().entered(id);
+        if note_wait(&mut self.edge, entered).is_err() {
+            // Others may lead it: this call keeps the lead until it is dropped, as any other that panics
+            // outside its load.
+            panic!("{RECURSIVE}");
+        }
+        let future = self.future.as_mut().expect("polled after completion");
+        // SAFETY: `future` is pinned with `self`.
+        let future = unsafe { Pin::new_unchecked(future) };
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            frames::within(&entered.flight.place, || future.poll(cx))
+        }));
+        if matches!(polled, Ok(Poll::Pending)) {
+            return Poll::Pending;
+        }
+        self.stage = Stage::Done;
+        self.edge.erase();
+        let seat = self.seat(id);
+        let settled = match polled {
+            Ok(Poll::Ready(result)) => {
+                // A panic in the value's Clone is the load's panic.
+                catch_unwind(AssertUnwindSafe(|| self.settle(&seat, result)))
+            }
+            Ok(Poll::Pending) => unreachable!("returned above"),
+            Err(payload) => Err(payload),
+        };
+        match settled {
+            Ok(result) => {
+                // A waker's panic is this caller's; all others have been woken then.
+                seat.entered().flight.wake_closed();
+                drop(seat);
+                self.future = None;
+                Poll::Ready(result)
+            }
+            Err(payload) => self.panicked(seat, payload),
+        }
     }
 
     /// The leader's result: into the cache, and to the waiters.
@@ -176,17 +350,19 @@ where
     }
 }
 
-impl<K, V, E, F> Future for CallerLoad<'_, K, V, E, F>
+impl<K, V, E, F, P> Future for CallerLoad<'_, K, V, E, F, P>
 where
     K: Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
     E: Send + Sync + 'static,
     F: Future<Output = Result<V, E>>,
+    P: Patience,
 {
     type Output = Result<V, StdArc<E>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // SAFETY: nothing is moved out of `future`; it is polled through a Pin and dropped in place.
+        // SAFETY: nothing is moved out of `future` and `timer`; they are polled through a Pin and dropped in
+        // place.
         let this = unsafe { self.get_unchecked_mut() };
         if let Stage::Start(key) = &this.stage {
             // All that a hit costs. (Not twice counted: a call that starts over comes by `poll_load`.)
@@ -199,109 +375,37 @@ where
     }
 }
 
-impl<K, V, E, F> CallerLoad<'_, K, V, E, F>
+impl<K, V, E, F, P> CallerLoad<'_, K, V, E, F, P>
 where
     K: Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
     E: Send + Sync + 'static,
     F: Future<Output = Result<V, E>>,
+    P: Patience,
 {
     /// A poll that is no plain hit. `self` is pinned.
     fn poll_load(&mut self, cx: &mut Context<'_>) -> Poll<Result<V, StdArc<E>>> {
-        let this = self;
         loop {
-            match std::mem::replace(&mut this.stage, Stage::Done) {
-                Stage::Start(key) => {
-                    if let Some(value) = this.start(key) {
+            match self.stage {
+                Stage::Start(_) => {
+                    let stage = std::mem::replace(&mut self.stage, Stage::Done);
+                    let Stage::Start(key) = stage else { unreachable!("matched above") };
+                    if let Some(value) = self.start(key) {
                         return Poll::Ready(Ok(value));
                     }
                 }
-                Stage::Lead(id) => {
-                    this.stage = Stage::Lead(id);
-                    let name = this.name(id);
-                    let future = this.future.as_mut().expect("polled after completion");
-                    // SAFETY: `future` is pinned with `self`.
-                    let future = unsafe { Pin::new_unchecked(future) };
-                    let polled =
-                        catch_unwind(AssertUnwindSafe(|| frames::within(name, || future.poll(cx))));
-                    if matches!(polled, Ok(Poll::Pending)) {
-                        return Poll::Pending;
-                    }
-                    this.stage = Stage::Done;
-                    let seat = this.seat(id);
-                    let settled = match polled {
-                        Ok(Poll::Ready(result)) => {
-                            // A panic in the value's Clone is the load's panic.
-                            catch_unwind(AssertUnwindSafe(|| this.settle(&seat, result)))
-                        }
-                        Ok(Poll::Pending) => unreachable!("returned above"),
-                        Err(payload) => Err(payload),
-                    };
-                    match settled {
-                        Ok(result) => {
-                            // A waker's panic is this caller's; all others have been woken then.
-                            seat.entered().flight.wake_closed();
-                            drop(seat);
-                            this.future = None;
-                            return Poll::Ready(result);
-                        }
-                        Err(payload) => this.panicked(seat, payload),
-                    }
-                }
-                Stage::Wait(id, listener, key) => {
-                    let entered = this.core.flights().entered(id);
-                    // Back in its place first: a waker's Clone may panic.
-                    this.stage = Stage::Wait(id, listener, key);
-                    let Stage::Wait(_, listener, _) = &mut this.stage else { unreachable!() };
-                    listener.listen(entered, cx.waker());
-                    let turn = entered.flight.try_lead();
-                    if turn == Turn::Theirs {
-                        return Poll::Pending;
-                    }
-                    let stage = std::mem::replace(&mut this.stage, Stage::Done);
-                    let Stage::Wait(_, mut listener, key) = stage else { unreachable!() };
-                    match turn {
-                        Turn::Theirs => unreachable!("returned above"),
-                        Turn::Mine => {
-                            listener.leave(entered);
-                            this.stage = Stage::Lead(id);
-                        }
-                        Turn::Closed => {
-                            listener.leave(entered);
-                            let seat = this.seat(id);
-                            // SAFETY: in the flight until `seat` is dropped.
-                            match unsafe { entered.flight.outcome() } {
-                                Some(Outcome::Value(value)) => {
-                                    let value = value.clone();
-                                    drop(seat);
-                                    return Poll::Ready(Ok(value));
-                                }
-                                Some(Outcome::Failed(error)) => {
-                                    let error = error.clone().downcast::<E>();
-                                    drop(seat);
-                                    if let Ok(error) = error {
-                                        return Poll::Ready(Err(error));
-                                    }
-                                }
-                                Some(Outcome::Panicked(message)) => {
-                                    let message = message.clone();
-                                    drop(seat);
-                                    panic!("{message}");
-                                }
-                                None => drop(seat),
-                            }
-                            // Not for us: find out anew.
-                            this.stage = Stage::Start(key);
-                        }
+                Stage::Lead(id) => return self.lead(id, cx),
+                Stage::Wait(id, ..) => {
+                    if let Some(result) = ready!(self.wait(id, cx)) {
+                        return Poll::Ready(result);
                     }
                 }
                 Stage::Alone => {
-                    this.stage = Stage::Alone;
-                    let future = this.future.as_mut().expect("polled after completion");
+                    let future = self.future.as_mut().expect("polled after completion");
                     // SAFETY: `future` is pinned with `self`.
                     let result = ready!(unsafe { Pin::new_unchecked(future) }.poll(cx));
-                    this.stage = Stage::Done;
-                    this.future = None;
+                    self.stage = Stage::Done;
+                    self.future = None;
                     return Poll::Ready(result.map_err(StdArc::new));
                 }
                 Stage::Done => panic!("polled after completion"),
@@ -315,30 +419,32 @@ struct Lead<'a, V>(&'a Flight<V>);
 
 impl<V> Drop for Lead<'_, V> {
     fn drop(&mut self) {
-        self.0.give_up_lead();
+        let mut panics = FirstPanic::default();
+        panics.catch(|| self.0.give_up_lead());
+        panics.resume_unless_panicking();
     }
 }
 
-impl<K, V, E, F> Drop for CallerLoad<'_, K, V, E, F>
+impl<K, V, E, F, P> Drop for CallerLoad<'_, K, V, E, F, P>
 where
     K: Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
     E: Send + Sync + 'static,
     F: Future<Output = Result<V, E>>,
+    P: Patience,
 {
     fn drop(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Done) {
+        match self.stage {
             Stage::Lead(id) => {
+                self.stage = Stage::Done;
+                self.edge.erase();
                 let seat = self.seat(id);
                 // The future goes first, so that it does not meet its successor; the lead goes also if that
                 // panics, and the seat last.
                 let _lead = Lead(seat.entered().flight);
                 self.future = None;
             }
-            Stage::Wait(id, mut listener, _) => {
-                let seat = self.seat(id);
-                listener.leave(seat.entered());
-            }
+            Stage::Wait(..) => drop(self.stop_waiting()),
             Stage::Start(_) | Stage::Alone | Stage::Done => {}
         }
     }

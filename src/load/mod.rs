@@ -1,10 +1,14 @@
 //! The futures of loads: who polls what, and what happens when one is dropped.
 
+pub(crate) mod blocking;
 pub(crate) mod caller;
 mod frames;
+pub(crate) mod get_with;
+pub(crate) mod patience;
 pub(crate) mod shared;
 
-use crate::raw::flight::{Entered, FlightId};
+use crate::raw::flight::Entered;
+use crate::raw::graph::{Circle, Edge};
 use crate::raw::waiters::Node;
 use std::any::Any;
 use std::ptr::NonNull;
@@ -42,6 +46,9 @@ impl Listener {
     }
 }
 
+/// What a call panics with that would wait for itself and has no error to say so.
+const RECURSIVE: &str = "recursive load: a load waits for its own result, directly or by way of the loads that it asks for";
+
 /// What a panic said.
 fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
     let message = payload
@@ -51,5 +58,12 @@ fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
     message.unwrap_or("a load panicked").into()
 }
 
-/// Two caches may have flights of the same id.
-type LoadName = (*const (), FlightId);
+/// Notes that this call waits for the flight, or leads it, on behalf of the load that this thread is polling, if
+/// it is. At each poll: the call may be polled inside a load at one time, and outside at another.
+///
+/// # Errors
+/// [`Circle`] if that load would wait for itself.
+fn note_wait<V>(edge: &mut Edge, entered: Entered<'_, V>) -> Result<(), Circle> {
+    // SAFETY: the poller that a frame belongs to sits in its flight, and the caller in the other.
+    frames::innermost(|load| unsafe { edge.draw(load, &entered.flight.place) })
+}

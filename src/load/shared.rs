@@ -4,10 +4,11 @@
 //! on its own task, and it lives until it is done or the last waiter has gone. Its waker wakes every waiter
 //! that is not awake yet, so a waiter that is never polled again holds nobody up.
 
-use super::{Listener, LoadName, frames, panic_message};
+use super::{Listener, frames, note_wait, panic_message};
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
 use crate::raw::flight::{Drive, Entered, FlightId, Load, Outcome, Released, Resident, Turn};
+use crate::raw::graph::Edge;
 use crate::raw::reclaim;
 use crate::raw::seat::{Admission, Seat};
 use crate::stats::Counter;
@@ -23,6 +24,8 @@ pub(crate) enum Ended<V> {
     Failed(StdArc<dyn Any + Send + Sync>),
     Panicked(StdArc<str>),
     Closed,
+    /// It would wait for itself; the load goes on without this waiter.
+    Recursive,
 }
 
 impl<V: Clone> Ended<V> {
@@ -89,6 +92,8 @@ where
     core: Arc<Core<K, V>>,
     id: FlightId,
     listener: Listener,
+    /// From the load that this call is made in.
+    edge: Edge,
 }
 
 impl<K, V> SharedWaiter<K, V>
@@ -97,7 +102,12 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn new(core: &Arc<Core<K, V>>, seat: Seat<'_, K, V>) -> Self {
-        Self { core: core.clone(), id: seat.park(), listener: Listener::new() }
+        Self {
+            core: core.clone(),
+            id: seat.park(),
+            listener: Listener::new(),
+            edge: Edge::default(),
+        }
     }
 
     /// One more waiter of each open flight.
@@ -106,16 +116,13 @@ where
             core: core.clone(),
             id: entered.id,
             listener: Listener::new(),
+            edge: Edge::default(),
         };
         core.flights().enter_each().map(waiter).collect()
     }
 
     fn entered(&self) -> Entered<'_, V> {
         self.core.flights().entered(self.id)
-    }
-
-    fn name(&self) -> LoadName {
-        (Arc::as_ptr(&self.core).cast(), self.id)
     }
 
     /// Puts the future in place. The caller holds POLLING, from having begun the flight.
@@ -129,6 +136,9 @@ where
     /// Waits for the end, driving the load whenever nobody else does.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended<V>> {
         let entered = self.core.flights().entered(self.id);
+        if note_wait(&mut self.edge, entered).is_err() {
+            return Poll::Ready(Ended::Recursive);
+        }
         self.listener.listen(entered, cx.waker());
         match entered.flight.try_poll() {
             Turn::Mine => self.drive(),
@@ -141,10 +151,9 @@ where
     /// One poll of the load. The caller holds POLLING and listens.
     fn drive(&mut self) -> Poll<Ended<V>> {
         let flight = self.entered().flight;
-        let name = self.name();
         let polled = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: holds POLLING.
-            frames::within(name, || unsafe { flight.poll_future() })
+            frames::within(&flight.place, || unsafe { flight.poll_future() })
         }));
         match polled {
             Ok(Poll::Pending) => {
@@ -236,10 +245,15 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn drop(&mut self) {
+        self.edge.erase();
         // SAFETY: parked by `new` or entered by `of_all`, and left once. Left also if a waker's destructor
         // panics.
         let seat = unsafe { self.core.resume_seat(self.id) };
-        self.listener.leave(seat.entered());
+        let mut panics = FirstPanic::default();
+        panics.catch(|| self.listener.leave(seat.entered()));
+        // The last one drops the load.
+        panics.catch(|| drop(seat));
+        panics.resume_unless_panicking();
     }
 }
 
@@ -285,7 +299,7 @@ where
         Admission::Join(seat, _) => {
             core.count(&guard, Counter::Hits);
             let waiter = SharedWaiter::new(core, seat);
-            if frames::is_polling(waiter.name()) {
+            if frames::is_polling(&waiter.entered().flight.place) {
                 Begun::Recursive
             } else {
                 Begun::Waiting(waiter)
@@ -298,7 +312,7 @@ where
                 let key = core.key_of(&guard, waiter.entered()).clone();
                 // The loader may take its time: not under a pin.
                 drop(guard);
-                loader(key)
+                frames::within(&waiter.entered().flight.place, || loader(key))
             }));
             match made {
                 Ok(load) => waiter.install(load, handle()),

@@ -20,6 +20,7 @@
 
 use super::chain::{Chain, Links};
 use super::chunks::Chunks;
+use super::graph::Place;
 use super::mem::{Blank, OutOfMemory};
 use super::waiters::Waiters;
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
@@ -135,6 +136,8 @@ pub enum Left {
 pub struct Flight<V> {
     word: AtomicU64,
     pub waiters: Waiters,
+    /// In the graph of waits.
+    pub place: Place,
     /// The slot that is pending on this flight, and its tag: written before the flight is published.
     slot: AtomicU32,
     tag: AtomicU32,
@@ -156,6 +159,7 @@ unsafe impl<V> Blank for Flight<V> {
         Self {
             word: AtomicU64::new(CLOSED),
             waiters: Waiters::new(),
+            place: Place::new(),
             slot: AtomicU32::new(0),
             tag: AtomicU32::new(0),
             next: AtomicU32::new(0),
@@ -258,7 +262,12 @@ impl<V> Flight<V> {
     /// Closes without an outcome if the caller is alone in the flight; spares a clone of the value.
     #[must_use]
     pub fn close_alone(&self) -> bool {
-        self.update(|w| (w & COUNT == 1 && w & CLOSED == 0).then_some(w | CLOSED)).is_ok()
+        let closed =
+            self.update(|w| (w & COUNT == 1 && w & CLOSED == 0).then_some(w | CLOSED)).is_ok();
+        if closed {
+            self.place.close();
+        }
+        closed
     }
 
     /// Writes the outcome and closes. The caller calls [`Flight::wake_closed`] when nothing of its own can be
@@ -271,6 +280,7 @@ impl<V> Flight<V> {
         self.outcome.with_mut(|o| unsafe { (*o).write(outcome) });
         // AcqRel: releases the outcome to who reads CLOSED with Acquire.
         self.word.fetch_or(CLOSED | OUTCOME, AcqRel);
+        self.place.close();
     }
 
     /// Wakes the waiters of a flight that was closed with an outcome; without one there are none.
@@ -287,7 +297,10 @@ impl<V> Flight<V> {
     /// all afterwards.
     pub fn abort(&self) -> bool {
         match self.update(|w| (w & CLOSED == 0).then_some(w | CLOSED | ABORTED)) {
-            Ok(before) => before & POLLING == 0 || cfg!(alru_mutation = "abort_polled"),
+            Ok(before) => {
+                self.place.close();
+                before & POLLING == 0 || cfg!(alru_mutation = "abort_polled")
+            }
             Err(_) => false,
         }
     }
@@ -506,6 +519,8 @@ impl<V> Flights<V> {
         let future = unsafe { flight.take_future() };
         // SAFETY: as above; every waiter gave its node up before it left.
         unsafe { flight.waiters.trim() };
+        // SAFETY: as above.
+        unsafe { flight.place.clear() };
         flight.word.store((word & GENERATION) | CLOSED, Release);
         self.active.fetch_sub(1, Relaxed);
         self.free.push(&self.cells, entered.id.index(), entered.id.index());

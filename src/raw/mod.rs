@@ -5,7 +5,7 @@
 //! | index | `bin`, `table`, `grow` |
 //! | slots | `state`, `slot`, `slab`, `limbo`, `trail`, `magazine` |
 //! | eviction | `hands`, `ghost`, `weight` |
-//! | loads | `flight`, `waiters` |
+//! | loads | `flight`, `waiters`, `graph` |
 //! | ground | `reclaim`, `mem`, `chunks`, `chain` |
 //! | time | `lifetime` |
 //! | all of it | `core`, with `draft`, `room` and `seat` |
@@ -19,6 +19,7 @@ pub mod core;
 pub mod draft;
 pub mod flight;
 pub mod ghost;
+pub mod graph;
 pub mod grow;
 pub mod hands;
 pub mod lifetime;
