@@ -1169,7 +1169,8 @@ impl Trapped {
             let load = load(key.0);
             async move { Ok(load.await) }
         });
-        Self { cache: Cache::new(8), memo: memo.maxsize(8).build(), source, trap, tally }
+        let cache = Cache::builder().max_capacity(8).reserve(64).build();
+        Self { cache, memo: memo.maxsize(8).build(), source, trap, tally }
     }
 
     /// A loader of ten times the key.
@@ -1188,10 +1189,12 @@ impl Trapped {
         move |key| {
             let (load, trap, tally) = (source.load(()), trap.clone(), tally.clone());
             Box::pin(async move {
-                let _on_drop = OnDrop(trap.clone());
+                let on_drop = OnDrop(trap.clone());
                 trap.pass(Place::Loader);
                 load.await;
                 trap.pass(Place::Loader);
+                // Before there is a value: one that is being returned leaks if a destructor panics.
+                drop(on_drop);
                 TrapValue(key * 10, trap.clone(), Counted::new((), &tally))
             })
         }

@@ -245,9 +245,11 @@ where
                     None => None,
                 };
                 let key = self.stop_waiting();
-                if result.is_none() {
+                match result {
                     // Find out anew.
-                    self.stage = Stage::Start(key);
+                    None => self.stage = Stage::Start(key),
+                    // Before the return: a destructor that panicked after it would leak what is returned.
+                    Some(_) => drop(key),
                 }
                 Poll::Ready(result)
             }
