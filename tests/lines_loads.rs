@@ -59,6 +59,48 @@ on_all_runtimes! {
     }
 }
 
+#[test]
+fn line01_a_caller_whose_leader_is_not_polled_again_may_steal_the_load() {
+    let cache = Loads::new(8);
+    let mut leader = Box::pin(cache.get_with(1, pending()));
+    assert!(poll_once(leader.as_mut()).is_pending());
+    let patience = Source::default();
+    let call = cache.get_with(1, ready(2)).steal_after(|| patience.load(()));
+    let (flag, mut caller) = (Flag::new(), Box::pin(call));
+    assert!(flag.poll(caller.as_mut()).is_pending());
+    assert!(flag.poll(caller.as_mut()).is_pending(), "it waits for the leader");
+    patience.open();
+    assert!(flag.take(), "not woken");
+    assert_eq!(flag.poll(caller.as_mut()), Poll::Ready(2));
+    assert_eq!((patience.begun(), cache.get(&1)), (1, Some(2)));
+}
+
+on_all_runtimes! {
+    async fn line01_tasks_whose_leader_is_not_polled_again_run_one_load_of_their_own(runtime) {
+        let cache = Loads::new(8);
+        let (source, patience) = (Source::default(), Source::default());
+        source.open();
+        let mut leader = Box::pin(cache.get_with(1, pending()));
+        assert!(poll_here(leader.as_mut()).await.is_pending());
+        let tasks: Vec<_> = (0..10)
+            .map(|n| {
+                let (cache, load, patience) = (cache.clone(), source.load(n), patience.clone());
+                runtime.spawn(async move {
+                    cache.get_with(1, load).steal_after(|| patience.load(())).await
+                })
+            })
+            .collect();
+        until(|| patience.begun() == 10).await;
+        patience.open();
+        let mut values = Vec::new();
+        for task in tasks {
+            values.push(task.join().await);
+        }
+        assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
+        assert_eq!((source.begun(), cache.get(&1)), (1, Some(values[0])));
+    }
+}
+
 // Line 2
 
 #[test]
@@ -553,6 +595,81 @@ on_all_runtimes! {
     }
 }
 
+#[test]
+fn line08_async_callers_of_two_error_types_and_blocking_ones_share_one_run() {
+    // Nobody loses patience here.
+    let cache: Loads =
+        Cache::builder().max_capacity(8).blocking_patience(std::time::Duration::MAX).build();
+    for first_is_blocking in [false, true] {
+        let source = Source::default();
+        let (begin, began) = std::sync::mpsc::channel();
+        let blocking = |n: u64| {
+            let (cache, source, begin) = (cache.clone(), source.clone(), begin.clone());
+            std::thread::spawn(move || {
+                cache.get_or_insert_with(1, || {
+                    begin.send(()).expect("the test waits");
+                    smol::block_on(source.load(n))
+                })
+            })
+        };
+        let mut led = None;
+        let mut threads = Vec::new();
+        if first_is_blocking {
+            threads.push(blocking(7));
+            began.recv().expect("the thread leads");
+        } else {
+            let mut leader = Box::pin(cache.get_with(1, source.load(7)));
+            assert!(poll_once(leader.as_mut()).is_pending());
+            led = Some(leader);
+        }
+        let hits = cache.stats().hits;
+        let (flag, mut one) =
+            (Flag::new(), Box::pin(cache.try_get_with(1, source.load(Ok::<_, u8>(2)))));
+        let (other_flag, mut other) =
+            (Flag::new(), Box::pin(cache.try_get_with(1, source.load(Ok::<_, String>(3)))));
+        assert!(flag.poll(one.as_mut()).is_pending());
+        assert!(other_flag.poll(other.as_mut()).is_pending());
+        threads.extend((4..8).map(blocking));
+        while cache.stats().hits < hits + 6 {
+            std::thread::yield_now();
+        }
+        assert!(!flag.take() && !other_flag.take());
+        source.open();
+        if let Some(mut leader) = led {
+            assert_eq!(poll_once(leader.as_mut()), Poll::Ready(7));
+        }
+        for thread in threads {
+            assert_eq!(thread.join().expect("no panic"), 7);
+        }
+        assert!(flag.take() && other_flag.take(), "not woken");
+        assert_eq!(flag.poll(one.as_mut()), Poll::Ready(Ok(7)));
+        assert_eq!(other_flag.poll(other.as_mut()), Poll::Ready(Ok(7)));
+        assert_eq!(source.begun(), 1);
+        cache.invalidate(&1);
+    }
+}
+
+#[test]
+fn line08_a_blocking_caller_that_cannot_take_the_error_of_a_run_runs_its_own_afterwards() {
+    let cache: Loads =
+        Cache::builder().max_capacity(8).blocking_patience(std::time::Duration::MAX).build();
+    let source = Source::default();
+    let mut leader = Box::pin(cache.try_get_with(1, source.load(Err::<u64, u8>(9))));
+    assert!(poll_once(leader.as_mut()).is_pending());
+    let blocking = {
+        let cache = cache.clone();
+        std::thread::spawn(move || cache.try_get_or_insert_with(1, || Ok::<_, String>(2)))
+    };
+    while cache.stats().hits < 1 {
+        std::thread::yield_now();
+    }
+    assert_eq!(cache.stats().loads, 1);
+    source.open();
+    assert_eq!(poll_once(leader.as_mut()), Poll::Ready(Err(Arc::new(9))));
+    assert_eq!(blocking.join().expect("no panic"), Ok(2));
+    assert_eq!((cache.stats().loads, cache.get(&1)), (2, Some(2)));
+}
+
 // Line 9
 
 #[test]
@@ -634,6 +751,47 @@ fn line09_a_circle_of_loads_that_poll_each_other_is_told_at_once() {
         }
         assert_eq!((cache.cache_parameters().tasks, cache.cache_info().currsize), (0, 0));
         assert_eq!(cache.cache_info().misses, keys);
+    }
+}
+
+on_all_runtimes! {
+    async fn line09_loads_of_two_tasks_that_wait_for_each_other_both_end(runtime) {
+        for _ in 0..20 {
+            let both = Arc::new(AtomicU64::new(0));
+            let this: Arc<Mutex<Option<Cached>>> = Arc::default();
+            let cache: Cached = {
+                let (this, both) = (this.clone(), both.clone());
+                AlruCache::builder(move |key: u64| {
+                    let (this, both) = (this.clone(), both.clone());
+                    async move {
+                        let cache = this.lock().expect("no panic").clone().expect("set below");
+                        both.fetch_add(1, SeqCst);
+                        // Each has begun in a task of its own before it asks for the other.
+                        until(|| both.load(SeqCst) == 2).await;
+                        match cache.call(1 - key).await {
+                            Ok(value) => Ok(value + 1),
+                            Err(LoadError::Recursive) => Err(format!("{key} is told")),
+                            Err(LoadError::Failed(error)) => Err(error.as_ref().clone()),
+                            Err(other) => panic!("{other:?}"),
+                        }
+                    }
+                })
+                .build()
+            };
+            *this.lock().expect("no panic") = Some(cache.clone());
+            let tasks = [0, 1].map(|key| {
+                let cache = cache.clone();
+                runtime.spawn(async move { cache.call(key).await })
+            });
+            for task in tasks {
+                match task.join().await {
+                    Err(LoadError::Failed(error)) => assert!(error.ends_with("is told"), "{error}"),
+                    other => panic!("{other:?}"),
+                }
+            }
+            *this.lock().expect("no panic") = None;
+            assert_eq!((cache.cache_parameters().tasks, cache.cache_info().currsize), (0, 0));
+        }
     }
 }
 

@@ -185,9 +185,12 @@ impl Wakers {
         drop(old);
     }
 
-    /// After the change.
+    /// After the change. All are woken, also if one panics.
     pub fn wake(&self) {
         let wakers = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        wakers.into_iter().for_each(Waker::wake);
+        let panics = wakers.into_iter().map(|w| catch_unwind(AssertUnwindSafe(|| w.wake())));
+        if let Some(panic) = panics.filter_map(Result::err).reduce(|first, _| first) {
+            resume_unwind(panic);
+        }
     }
 }
