@@ -1,10 +1,12 @@
-//! The one door to atomics, cells and thread-locals: std outside, loom's models under `cfg(alru_loom)`.
+//! The one door to atomics, cells and thread-locals: std outside, loom's models under `cfg(alru_loom)`, and
+//! shuttle's under `cfg(alru_shuttle)`, which goes with `alru_loom`: small constants, no reuse, no jitter.
 //!
 //! No other file names `std::sync::atomic`. That is what lets loom explore the real code, and what a
 //! stall injector or a sanitizer build would hook.
 
 #[cfg(not(alru_loom))]
 mod imp {
+    pub use super::plain::UnsafeCell;
     pub use atomic_waker::AtomicWaker;
     pub use std::sync::Arc;
     pub use std::thread_local;
@@ -27,29 +29,9 @@ mod imp {
             compiler_fence, fence,
         };
     }
-
-    /// `std::cell::UnsafeCell` behind loom's interface, so that a model sees every access.
-    #[repr(transparent)]
-    pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
-
-    impl<T> UnsafeCell<T> {
-        pub const fn new(value: T) -> Self {
-            Self(std::cell::UnsafeCell::new(value))
-        }
-
-        #[inline(always)]
-        pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
-            f(self.0.get())
-        }
-
-        #[inline(always)]
-        pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
-            f(self.0.get())
-        }
-    }
 }
 
-#[cfg(alru_loom)]
+#[cfg(all(alru_loom, not(alru_shuttle)))]
 mod imp {
     pub use loom::cell::UnsafeCell;
     pub use loom::thread_local;
@@ -88,6 +70,79 @@ mod imp {
         }
         pub fn take(&self) -> Option<std::task::Waker> {
             self.0.take_waker()
+        }
+    }
+}
+
+#[cfg(alru_shuttle)]
+mod imp {
+    pub use super::plain::UnsafeCell;
+    pub use shuttle::thread_local;
+    /// std's, as under loom.
+    pub use std::sync::Arc;
+
+    pub mod thread {
+        pub use shuttle::thread::{Thread, current};
+
+        /// A model has no clock: its threads wait for ever, or not at all.
+        pub fn park(limit: Option<std::time::Duration>) {
+            assert!(limit.is_none(), "a model that waits for a time");
+            shuttle::thread::park();
+        }
+    }
+
+    pub mod atomic {
+        pub use shuttle::sync::atomic::{
+            AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+        };
+    }
+
+    /// atomic-waker's waker cell: each operation is one step, before which others may run.
+    pub struct AtomicWaker {
+        inner: atomic_waker::AtomicWaker,
+        switch: atomic::AtomicBool,
+    }
+
+    impl AtomicWaker {
+        pub fn new() -> Self {
+            let switch = atomic::AtomicBool::new(false);
+            Self { inner: atomic_waker::AtomicWaker::new(), switch }
+        }
+        pub fn register(&self, waker: &std::task::Waker) {
+            self.switch.load(atomic::Ordering::Relaxed);
+            self.inner.register(waker);
+        }
+        pub fn wake(&self) {
+            self.switch.load(atomic::Ordering::Relaxed);
+            self.inner.wake();
+        }
+        pub fn take(&self) -> Option<std::task::Waker> {
+            self.switch.load(atomic::Ordering::Relaxed);
+            self.inner.take()
+        }
+    }
+}
+
+/// What needs no model.
+#[cfg(any(not(alru_loom), alru_shuttle))]
+mod plain {
+    /// `std::cell::UnsafeCell` behind loom's interface, so that a model sees every access.
+    #[repr(transparent)]
+    pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub const fn new(value: T) -> Self {
+            Self(std::cell::UnsafeCell::new(value))
+        }
+
+        #[inline(always)]
+        pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        #[inline(always)]
+        pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
         }
     }
 }
@@ -213,8 +268,10 @@ impl std::task::Wake for Parker {
 pub(crate) fn yield_now() {
     #[cfg(not(alru_loom))]
     std::thread::yield_now();
-    #[cfg(alru_loom)]
+    #[cfg(all(alru_loom, not(alru_shuttle)))]
     loom::thread::yield_now();
+    #[cfg(alru_shuttle)]
+    shuttle::thread::yield_now();
 }
 
 /// The cores this process may use; 2 under loom, so that stripes stay few.

@@ -784,26 +784,13 @@ impl World {
 mod tests {
     use super::*;
 
-    fn random_bytes(seed: u64, len: usize) -> Vec<u8> {
-        let mut state = seed;
-        let mut bytes = Vec::with_capacity(len + 8);
-        while bytes.len() < len {
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            bytes.extend((z ^ (z >> 31)).to_le_bytes());
-        }
-        bytes
-    }
-
     /// A fixed sample of what the fuzzer does at length.
     #[test]
     fn random_operations_agree_with_the_model() {
         let mut hits = 0;
         for seed in 0..1_000_u64 {
             let len = 64 + (seed as usize * 37) % 2_000;
-            let bytes = random_bytes(seed << 32, len);
+            let bytes = crate::random_bytes(seed << 32, len);
             let input = Input::arbitrary(&mut Unstructured::new(&bytes)).expect("enough bytes");
             let outcome = std::panic::catch_unwind(|| run(&input));
             hits += outcome.unwrap_or_else(|_| panic!("seed {seed}: {input:?}"));

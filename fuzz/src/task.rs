@@ -43,6 +43,11 @@ impl Gate {
 pub(crate) struct Flag(AtomicBool);
 
 impl Flag {
+    /// Whether it was woken since the last `take`.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Whether it was woken since the last call.
     pub(crate) fn take(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)

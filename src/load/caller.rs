@@ -234,8 +234,11 @@ where
         let Poll::Ready(ended) = ended else {
             ready!(self.poll_timer(cx));
             // That flight and no newer one; and not if it has just ended.
+            #[cfg(not(alru_mutation = "steal_any"))]
             self.core.end_flight(id);
             let key = self.stop_waiting();
+            #[cfg(alru_mutation = "steal_any")]
+            let _ = self.core.remove(&reclaim::pin(), self.tag, &key);
             self.stage = Stage::Start(key);
             return Poll::Ready(None);
         };
@@ -251,9 +254,11 @@ where
             Ended::Closed | Ended::Recursive | Ended::Nothing | Ended::Abandoned => None,
         };
         let key = self.stop_waiting();
-        if result.is_none() {
+        match result {
             // Find out anew.
-            self.stage = Stage::Start(key);
+            None => self.stage = Stage::Start(key),
+            // Before the return: a destructor that panicked after it would leak what is returned.
+            Some(_) => drop(key),
         }
         Poll::Ready(result)
     }

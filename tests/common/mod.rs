@@ -1,6 +1,9 @@
 //! Shared by the integration tests: counted objects, hashers, polling by hand.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod runtimes;
+pub mod sources;
+
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
 use std::pin::Pin;
