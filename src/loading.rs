@@ -553,7 +553,8 @@ where
                 Stage::Alone(load) => std::task::ready!(shared::poll_alone(load, cx)),
                 Stage::Start(_) | Stage::Done => panic!("polled after completion"),
             };
-            let stage = std::mem::replace(&mut self.stage, Stage::Done);
+            let mut stage = Some(std::mem::replace(&mut self.stage, Stage::Done));
+            let mut stage_once = || stage.take().expect("taken once");
             let answer = match ended {
                 Ended::Value(value) => Some(Ok(value)),
                 Ended::Panicked(message) => Some(Err(LoadError::Panicked(message))),
@@ -561,16 +562,18 @@ where
                 Ended::Recursive => Some(Err(LoadError::Recursive)),
                 Ended::Failed(error) => match error.downcast::<E>() {
                     Ok(error) => Some(Err(LoadError::Failed(error))),
-                    Err(_) => self.anew(stage),
+                    Err(_) => self.anew(stage_once()),
                 },
-                Ended::Nothing => self.anew(stage),
+                Ended::Nothing => self.anew(stage_once()),
                 Ended::Abandoned => {
-                    let Stage::Waiting(waiter, Some(key)) = stage else {
+                    let Stage::Waiting(waiter, Some(key)) = stage_once() else {
                         unreachable!("only a load that was joined is not the loader's")
                     };
                     self.go_on(shared::launch(waiter, &**self.loading, |_| key))
                 }
             };
+            // Before the return: a destructor that panicked after it would leak what is returned.
+            drop(stage);
             if let Some(answer) = answer {
                 return Poll::Ready(answer);
             }
