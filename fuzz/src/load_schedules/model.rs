@@ -419,7 +419,7 @@ impl Model {
     fn poll_run(&mut self, run: usize, verdict: impl Fn(usize) -> Verdict) -> Option<End> {
         self.runs[run].begun = true;
         let end = match verdict(run) {
-            Verdict::Wait => return None,
+            Verdict::Wait | Verdict::Yield => return None,
             Verdict::Value => End::Value(run),
             Verdict::Fail => End::Failed(run),
             Verdict::Panic => End::Panicked(run),
