@@ -175,11 +175,13 @@ impl Subject for Foyer {
     }
 }
 
+type Cell = Arc<tokio::sync::OnceCell<u64>>;
+
 /// A `tokio::sync::OnceCell` a key, in a map of 64 shards: what one writes without a cache.
-pub(super) struct OnceCells(Vec<Mutex<HashMap<u64, Arc<tokio::sync::OnceCell<u64>>, Hasher>>>);
+pub(super) struct OnceCells(Vec<Mutex<HashMap<u64, Cell, Hasher>>>);
 
 impl OnceCells {
-    fn cell(&self, key: u64) -> Arc<tokio::sync::OnceCell<u64>> {
+    fn cell(&self, key: u64) -> Cell {
         // Keys are scrambled: any bits will do.
         let shard = &self.0[key as usize % self.0.len()];
         shard.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()

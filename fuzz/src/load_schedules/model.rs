@@ -351,10 +351,10 @@ impl Model {
                         Some(End::Value(id)) => return Expected::Value(id),
                         Some(End::Panicked(run)) if self.shared => return Expected::Told(run),
                         Some(End::Panicked(run)) => return Expected::Panic(run),
-                        Some(End::Failed(run)) => {
-                            if self.shared || self.runs[run].api == caller.api {
-                                return Expected::Failed(run);
-                            }
+                        Some(End::Failed(run))
+                            if self.shared || self.runs[run].api == caller.api =>
+                        {
+                            return Expected::Failed(run);
                         }
                         _ if self.shared => return Expected::Closed,
                         _ => {}
