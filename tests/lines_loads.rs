@@ -1271,28 +1271,40 @@ struct TrapWaker {
 impl TrapWaker {
     fn waker(self: &Arc<Self>) -> std::task::Waker {
         use std::task::{RawWaker, RawWakerVTable, Waker};
-        // SAFETY (of all four): `data` is an `Arc<TrapWaker>` made raw, one count each.
-        unsafe fn clone(data: *const ()) -> RawWaker {
-            let this = unsafe { &*data.cast::<TrapWaker>() };
-            this.trap.pass(Place::WakerClone);
-            unsafe { Arc::increment_strong_count(data.cast::<TrapWaker>()) };
-            RawWaker::new(data, &VTABLE)
+        /// # Safety
+        /// `data` is from `Arc::into_raw`, and its count is the caller's to keep.
+        unsafe fn lend<'a>(data: *const ()) -> &'a TrapWaker {
+            // SAFETY: the caller's promise.
+            unsafe { &*data.cast::<TrapWaker>() }
         }
-        unsafe fn wake(data: *const ()) {
-            let this = unsafe { Arc::from_raw(data.cast::<TrapWaker>()) };
-            this.woken.fetch_add(1, SeqCst);
-            this.trap.pass(Place::Wake);
+        /// # Safety
+        /// As for `lend`, and the count is given up.
+        unsafe fn take(data: *const ()) -> Arc<TrapWaker> {
+            // SAFETY: the caller's promise.
+            unsafe { Arc::from_raw(data.cast::<TrapWaker>()) }
         }
-        unsafe fn wake_by_ref(data: *const ()) {
-            let this = unsafe { &*data.cast::<TrapWaker>() };
-            this.woken.fetch_add(1, SeqCst);
-            this.trap.pass(Place::Wake);
+        fn rung(waker: &TrapWaker) {
+            waker.woken.fetch_add(1, SeqCst);
+            waker.trap.pass(Place::Wake);
         }
-        unsafe fn drop_waker(data: *const ()) {
-            let this = unsafe { Arc::from_raw(data.cast::<TrapWaker>()) };
-            this.trap.pass(Place::WakerDrop);
-        }
-        static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake_by_ref, drop_waker);
+        static VTABLE: RawWakerVTable = RawWakerVTable::new(
+            |data| {
+                // SAFETY: called with the data of a waker that is alive.
+                unsafe { lend(data) }.trap.pass(Place::WakerClone);
+                // SAFETY: as above; the new waker has a count of its own.
+                unsafe { Arc::increment_strong_count(data.cast::<TrapWaker>()) };
+                RawWaker::new(data, &VTABLE)
+            },
+            |data| {
+                // SAFETY: called with the data of a waker that ends here.
+                let waker = unsafe { take(data) };
+                rung(&waker);
+            },
+            // SAFETY: called with the data of a waker that is alive.
+            |data| rung(unsafe { lend(data) }),
+            // SAFETY: called with the data of a waker that ends here.
+            |data| unsafe { take(data) }.trap.pass(Place::WakerDrop),
+        );
         let raw = RawWaker::new(Arc::into_raw(self.clone()).cast(), &VTABLE);
         // SAFETY: the functions keep the contract of RawWaker.
         unsafe { Waker::from_raw(raw) }

@@ -351,10 +351,10 @@ impl Model {
                         Some(End::Value(id)) => return Expected::Value(id),
                         Some(End::Panicked(run)) if self.shared => return Expected::Told(run),
                         Some(End::Panicked(run)) => return Expected::Panic(run),
-                        Some(End::Failed(run)) => {
-                            if self.shared || self.runs[run].api == caller.api {
-                                return Expected::Failed(run);
-                            }
+                        Some(End::Failed(run))
+                            if self.shared || self.runs[run].api == caller.api =>
+                        {
+                            return Expected::Failed(run);
                         }
                         _ if self.shared => return Expected::Closed,
                         _ => {}
@@ -419,7 +419,7 @@ impl Model {
     fn poll_run(&mut self, run: usize, verdict: impl Fn(usize) -> Verdict) -> Option<End> {
         self.runs[run].begun = true;
         let end = match verdict(run) {
-            Verdict::Wait => return None,
+            Verdict::Wait | Verdict::Yield => return None,
             Verdict::Value => End::Value(run),
             Verdict::Fail => End::Failed(run),
             Verdict::Panic => End::Panicked(run),
