@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use alru::{AlruCache, Cache, LoadError};
-use common::runtimes::{on_all_runtimes, poll_here, until};
+use common::runtimes::{LIMIT, block_until, on_all_runtimes, poll_here, until};
 use common::sources::{Cached, Caller, Function, Source, Verdict, call, load_around, value};
 use common::{Counted, Flag, Tally, poll_once};
 
@@ -616,7 +616,7 @@ fn line08_async_callers_of_two_error_types_and_blocking_ones_share_one_run() {
         let mut threads = Vec::new();
         if first_is_blocking {
             threads.push(blocking(7));
-            began.recv().expect("the thread leads");
+            began.recv_timeout(LIMIT).expect("the thread leads");
         } else {
             let mut leader = Box::pin(cache.get_with(1, source.load(7)));
             assert!(poll_once(leader.as_mut()).is_pending());
@@ -630,9 +630,7 @@ fn line08_async_callers_of_two_error_types_and_blocking_ones_share_one_run() {
         assert!(flag.poll(one.as_mut()).is_pending());
         assert!(other_flag.poll(other.as_mut()).is_pending());
         threads.extend((4..8).map(blocking));
-        while cache.stats().hits < hits + 6 {
-            std::thread::yield_now();
-        }
+        block_until(|| cache.stats().hits == hits + 6);
         assert!(!flag.take() && !other_flag.take());
         source.open();
         if let Some(mut leader) = led {
@@ -660,9 +658,7 @@ fn line08_a_blocking_caller_that_cannot_take_the_error_of_a_run_runs_its_own_aft
         let cache = cache.clone();
         std::thread::spawn(move || cache.try_get_or_insert_with(1, || Ok::<_, String>(2)))
     };
-    while cache.stats().hits < 1 {
-        std::thread::yield_now();
-    }
+    block_until(|| cache.stats().hits == 1);
     assert_eq!(cache.stats().loads, 1);
     source.open();
     assert_eq!(poll_once(leader.as_mut()), Poll::Ready(Err(Arc::new(9))));
