@@ -20,6 +20,7 @@ use super::lifetime::{Clock, Source};
 use super::limbo::{Limbo, Sealed};
 use super::mem::OutOfMemory;
 use super::reclaim::{self, Guard};
+use super::room::Charged;
 use super::slab::Slab;
 use super::slot::Slot;
 use super::state::{Phase, Residence, Snapshot};
@@ -508,6 +509,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         K: Eq,
     {
         let mut charge: Option<Charge<'a>> = None;
+        let mut spared = Some(tag);
         loop {
             // SAFETY: as in `find_slow`.
             let is_key = |i| unsafe { self.slab.slot(i).key() } == draft.key();
@@ -542,9 +544,15 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             }
             if charge.is_none() {
                 // Looked up before anything is evicted for it: an update costs no victim.
-                charge = self.charge(guard);
-                if charge.is_none() {
-                    return Publish::Refused(draft);
+                match self.charge(guard, spared) {
+                    Charged::Done(done) => charge = Some(done),
+                    // Many who begin one key's load at once may fill a small cache with drafts: the load that one
+                    // of them has published must not go for another. Look again, once: it may be another key.
+                    Charged::Own => {
+                        spared = None;
+                        continue;
+                    }
+                    Charged::NoRoom => return Publish::Refused(draft),
                 }
             }
             match self.index.insert_at(guard, vacancy, tag, draft.index, is_key, &beside) {
