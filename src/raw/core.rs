@@ -67,10 +67,12 @@ pub struct Core<K, V> {
 }
 
 /// What a look-up without a pin showed.
-enum Look<V> {
-    Hit(V),
-    /// To the thread with this id.
-    Miss(usize),
+enum Look<'a, K, V> {
+    /// The slot of a value that has no deadline.
+    Hit(&'a Slot<K, V>),
+    /// The slot of the key, which wants a closer look.
+    Found(&'a Slot<K, V>),
+    Miss,
     /// Look properly.
     Unsure,
 }
@@ -246,26 +248,33 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// A whole look-up: counts a hit and gives the entry its reference, clones the value out. `missed` is told of
-    /// a miss, and this thread's id.
+    /// A whole look-up: counts a hit and gives the entry its reference, clones the value out. Counts a miss if it is
+    /// to. (What is not the usual case is a tail call, so that the usual one saves no registers.)
     #[inline(always)]
-    pub fn read<Q>(&self, tag: Tag, key: &Q, missed: impl FnOnce(usize)) -> Option<V>
+    pub fn read<const COUNTS_MISSES: bool, Q>(&self, tag: Tag, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
         V: Clone,
     {
         if self.has_shields {
-            match self.look_unpinned(tag, key) {
-                Look::Hit(value) => return Some(value),
-                Look::Miss(thread) => {
-                    missed(thread);
-                    return None;
+            if let Some(shield) = Shield::raise() {
+                match self.look_unpinned(&shield, tag, key) {
+                    Look::Hit(slot) => return Some(self.hit(&shield, slot)),
+                    Look::Found(slot) => {
+                        return self.read_found::<COUNTS_MISSES, Q>(shield, slot, tag, key);
+                    }
+                    Look::Miss => {
+                        if COUNTS_MISSES {
+                            self.count_for(shield.thread(), Counter::Misses);
+                        }
+                        return None;
+                    }
+                    Look::Unsure => {}
                 }
-                Look::Unsure => {}
             }
         }
-        self.read_slow(tag, key, missed)
+        self.read_slow::<COUNTS_MISSES, Q>(tag, key)
     }
 
     /// The look-up without a pin alone, for models: None if it cannot tell.
@@ -277,22 +286,23 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         V: Clone,
     {
         assert!(self.has_shields);
-        match self.look_unpinned(tag, key) {
-            Look::Hit(value) => Some(Some(value)),
-            Look::Miss(_) => Some(None),
-            Look::Unsure => None,
+        Shield::prepare();
+        let shield = Shield::raise().expect("a thread of a model has one");
+        match self.look_unpinned(&shield, tag, key) {
+            Look::Hit(slot) => Some(Some(self.hit(&shield, slot))),
+            Look::Miss => Some(None),
+            Look::Found(_) | Look::Unsure => None,
         }
     }
 
-    /// The usual look-up, without a pin: the key's bin holds still, and the first slot of its tag is its own.
+    /// The usual look-up, without a pin: the key's bin holds still, and the first slot of its tag is its own. What
+    /// is found stays as long as the shield.
     #[inline(always)]
-    fn look_unpinned<Q>(&self, tag: Tag, key: &Q) -> Look<V>
+    fn look_unpinned<Q>(&self, shield: &Shield, tag: Tag, key: &Q) -> Look<'_, K, V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
-        V: Clone,
     {
-        let Some(shield) = Shield::raise() else { return Look::Unsure };
         let mut protected = None;
         let protect = |index| {
             // SAFETY: a bounded slab holds every index that a word can have.
@@ -304,40 +314,74 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         let glance = unsafe { self.index.glance_unpinned(tag, protect) };
         let slot = match (glance, protected) {
             (Glance::Candidate(_), Some(slot)) => slot,
-            (Glance::Absent, _) => return Look::Miss(shield.thread()),
+            (Glance::Absent, _) => return Look::Miss,
             _ => return Look::Unsure,
         };
         // SAFETY: it was a member of the index after it was protected, so its key is there as long as the shield is.
         if unsafe { slot.key() }.borrow() != key {
             return Look::Unsure;
         }
-        let state = slot.state.load();
-        if !state.is_ready_for_ever() {
-            if !state.is_ready() {
-                // A load under way is a miss. A life that just ended may have gone on in another slot.
-                return if state.is_live() { Look::Miss(shield.thread()) } else { Look::Unsure };
-            }
-            if self.clock.is_expired(state) {
-                return Look::Miss(shield.thread());
-            }
-        }
+        if slot.state.load().is_ready_for_ever() { Look::Hit(slot) } else { Look::Found(slot) }
+    }
+
+    /// A hit on a slot that the shield protects, and that was READY under it.
+    #[inline(always)]
+    fn hit(&self, shield: &Shield, slot: &Slot<K, V>) -> V
+    where
+        V: Clone,
+    {
         self.touch(slot);
         self.count_for(shield.thread(), Counter::Hits);
         // SAFETY: READY was read under the shield.
-        Look::Hit(unsafe { slot.value() }.clone())
+        unsafe { slot.value() }.clone()
     }
 
+    /// The key's slot is one with a deadline, or no value.
     #[inline(never)]
-    fn read_slow<Q>(&self, tag: Tag, key: &Q, missed: impl FnOnce(usize)) -> Option<V>
+    fn read_found<const COUNTS_MISSES: bool, Q>(
+        &self,
+        shield: Shield,
+        slot: &Slot<K, V>,
+        tag: Tag,
+        key: &Q,
+    ) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
         V: Clone,
     {
+        let state = slot.state.load();
+        if state.is_ready() && !self.clock.is_expired(state) {
+            return Some(self.hit(&shield, slot));
+        }
+        if state.is_live() {
+            // A load under way is a miss too.
+            if COUNTS_MISSES {
+                self.count_for(shield.thread(), Counter::Misses);
+            }
+            return None;
+        }
+        // A life that just ended may have gone on in another slot.
+        drop(shield);
+        self.read_slow::<COUNTS_MISSES, Q>(tag, key)
+    }
+
+    #[inline(never)]
+    fn read_slow<const COUNTS_MISSES: bool, Q>(&self, tag: Tag, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        V: Clone,
+    {
+        if self.has_shields {
+            Shield::prepare();
+        }
         self.index.prefetch(tag);
         let guard = reclaim::pin();
         let Some(slot) = self.get(&guard, tag, key) else {
-            missed(guard.thread());
+            if COUNTS_MISSES {
+                self.count(&guard, Counter::Misses);
+            }
             return None;
         };
         self.touch(slot);

@@ -80,18 +80,24 @@ pub struct Shield {
 }
 
 impl Shield {
-    /// None if the thread is using its shield, or has none.
+    /// None if the thread is using its shield, or has none so far: see [`Shield::prepare`].
     #[inline(always)]
     pub fn raise() -> Option<Self> {
-        let cell = match MINE.try_with(std::cell::Cell::get) {
-            Ok(Some(cell)) => cell,
-            _ => first_cell()?,
-        };
+        let cell = MINE.try_with(std::cell::Cell::get).ok()??;
         // Relaxed: this thread is the only one to write it.
         if !cell.slot.load(Relaxed).is_null() {
             return None;
         }
         Some(Self { cell })
+    }
+
+    /// Gives the thread its shield, for the next time, if it has an id.
+    pub fn prepare() {
+        let _ = MINE.try_with(|mine| {
+            if mine.get().is_none() {
+                mine.set(first_cell());
+            }
+        });
     }
 
     #[inline(always)]
@@ -124,7 +130,6 @@ fn first_cell() -> Option<&'static Cell> {
     let thread = reclaim::thread_id()?;
     let cell = &**cells().get(thread)?;
     cell.thread.store(thread, Relaxed);
-    MINE.try_with(|mine| mine.set(Some(cell))).ok()?;
     Some(cell)
 }
 
