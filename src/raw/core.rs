@@ -373,8 +373,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         Q: Eq + ?Sized,
         V: Clone,
     {
-        if self.has_shields {
-            Shield::prepare();
+        if self.has_shields && Shield::prepare() {
+            // The thread has its shield now.
+            return self.read::<COUNTS_MISSES, Q>(tag, key);
         }
         self.index.prefetch(tag);
         let guard = reclaim::pin();

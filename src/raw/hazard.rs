@@ -91,13 +91,16 @@ impl Shield {
         Some(Self { cell })
     }
 
-    /// Gives the thread its shield, for the next time, if it has an id.
-    pub fn prepare() {
-        let _ = MINE.try_with(|mine| {
-            if mine.get().is_none() {
+    /// Gives the thread its shield, if it has an id and no shield yet: true if it did.
+    pub fn prepare() -> bool {
+        let prepared = MINE.try_with(|mine| {
+            let is_first = mine.get().is_none();
+            if is_first {
                 mine.set(first_cell());
             }
+            is_first && mine.get().is_some()
         });
+        prepared.unwrap_or(false)
     }
 
     #[inline(always)]
