@@ -59,9 +59,6 @@ pub struct Core<K, V> {
     pub(super) aside: Aside<K>,
     pub(super) clock: Clock,
     pub(super) counters: Counters,
-    pub(super) max_refs: u8,
-    /// The index and the slab never grow.
-    is_steady: bool,
     /// Plain look-ups need no pin: the index is steady, and the kernel has the barrier.
     has_shields: bool,
 }
@@ -96,7 +93,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 let entries = usize::try_from(capacity).map_err(|_| OutOfMemory)?;
                 let slots = entries.checked_add(config.reserve).ok_or(OutOfMemory)?;
                 let hands = Hands::new(config.policy, capacity, slots, stripes)?;
-                (Slab::bounded(slots)?, Index::new(entries)?, Some(hands))
+                (Slab::bounded(slots)?, Index::new(entries)?.steady(), Some(hands))
             }
             None => {
                 let initial = config.initial.max(if cfg!(alru_loom) { 4 } else { 64 });
@@ -110,9 +107,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             index,
             slab,
             limbo: Limbo::new(stripes, owners, config.capacity, reserve)?,
-            is_steady: hands.is_some(),
             has_shields: hands.is_some() && barrier::is_available(),
-            max_refs: if hands.is_some() { Hands::max_refs(config.policy) } else { 0 },
             hands,
             ledger: Ledger::new(config.capacity),
             flights: Flights::new(),
@@ -204,41 +199,49 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 
     /// The slot of a live value.
     #[inline(always)]
-    pub fn get<'g, Q>(&'g self, guard: &'g Guard, tag: Tag, key: &Q) -> Option<&'g Slot<K, V>>
+    pub fn get<'g, Q>(&'g self, _guard: &'g Guard, tag: Tag, key: &Q) -> Option<&'g Slot<K, V>>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        if self.is_steady {
-            // SAFETY: a steady index never grows.
-            match unsafe { self.index.glance_unpinned(tag, |_| {}) } {
-                Glance::Candidate(index) => {
-                    // SAFETY: a steady slab is bounded, and has every slot that a word can name.
-                    let slot = unsafe { self.slab.bounded_slot(index) };
-                    // SAFETY: a member of the index when the header was validated, under this pin.
-                    let is_it = unsafe { slot.key() }.borrow() == key;
-                    if is_it && slot.state.load().is_ready_for_ever() {
+        match self.index.glance_unpinned(tag, |_| {}) {
+            Some(Glance::Candidate(index)) => {
+                // SAFETY: the slab of a steady index is bounded, and has every slot that a word can name.
+                let slot = unsafe { self.slab.bounded_slot(index) };
+                // SAFETY: a member of the index when the header was validated, under this pin.
+                let is_it = unsafe { slot.key() }.borrow() == key;
+                if is_it {
+                    let state = slot.state.load();
+                    if state.is_ready_for_ever() {
+                        return Some(slot);
+                    }
+                    if state.is_ready() && !self.clock.is_expired(state) {
                         return Some(slot);
                     }
                 }
-                Glance::Absent => return None,
-                Glance::Unsure => {}
             }
+            Some(Glance::Absent) => return None,
+            Some(Glance::Unsure) | None => {}
         }
-        self.get_slow(guard, tag, key)
+        // Not the guard itself: its address would leave the caller's frame, and a loop of look-ups keeps what it
+        // can in registers.
+        let slot = self.get_slow(tag, key)?;
+        // SAFETY: read under a pin within the guard's, so it stays as long as the guard.
+        Some(unsafe { &*slot })
     }
 
     #[inline(never)]
-    fn get_slow<'g, Q>(&'g self, guard: &'g Guard, tag: Tag, key: &Q) -> Option<&'g Slot<K, V>>
+    fn get_slow<Q>(&self, tag: Tag, key: &Q) -> Option<*const Slot<K, V>>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
+        let guard = reclaim::pin();
         loop {
-            let (_, slot) = self.find(guard, tag, key)?;
+            let (_, slot) = self.find(&guard, tag, key)?;
             let state = slot.state.load();
             if state.is_ready() {
-                return (!self.clock.is_expired(state)).then_some(slot);
+                return (!self.clock.is_expired(state)).then_some(std::ptr::from_ref(slot));
             }
             if state.is_live() || cfg!(alru_mutation = "no_second_look") {
                 return None;
@@ -310,11 +313,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             shield.protect(slot);
             protected = Some(slot);
         };
-        // SAFETY: who has shields has hands, and an index that never grows.
-        let glance = unsafe { self.index.glance_unpinned(tag, protect) };
-        let slot = match (glance, protected) {
-            (Glance::Candidate(_), Some(slot)) => slot,
-            (Glance::Absent, _) => return Look::Miss,
+        let slot = match (self.index.glance_unpinned(tag, protect), protected) {
+            (Some(Glance::Candidate(_)), Some(slot)) => slot,
+            (Some(Glance::Absent), _) => return Look::Miss,
             _ => return Look::Unsure,
         };
         // SAFETY: it was a member of the index after it was protected, so its key is there as long as the shield is.
@@ -400,7 +401,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// A hit on the slot, for the hands.
     #[inline(always)]
     pub fn touch(&self, slot: &Slot<K, V>) {
-        slot.touch(self.max_refs);
+        slot.touch();
     }
 
     /// Is there a live value or a load under way?
