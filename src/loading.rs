@@ -5,6 +5,7 @@ use crate::builder::{BuildError, CacheBuilder};
 use crate::cache::Cache;
 use crate::error::LoadError;
 use crate::load::bells::Bells;
+use crate::load::is_inside_load;
 use crate::load::many::look_up;
 use crate::load::shared::{self, Begun, Ended, Handle, Host, Job, SharedWaiter, Spawner};
 use crate::raw::bin::Tag;
@@ -323,6 +324,7 @@ where
             bells: None,
             woken: Vec::new(),
             open: 0,
+            is_inside: false,
         }
     }
 
@@ -610,6 +612,8 @@ where
     bells: Option<StdArc<Bells>>,
     woken: Vec<usize>,
     open: usize,
+    /// Of a load, at the last poll.
+    is_inside: bool,
 }
 
 struct Asked<'a, K, V, E, S>
@@ -658,6 +662,21 @@ where
         self.woken = (0..self.open).rev().collect();
         self.bells = Some(bells);
     }
+
+    /// Notes on whose behalf the calls wait that are not polled this time. Those that would wait for themselves are
+    /// polled, to be told.
+    fn note_waits(&mut self) {
+        let is_inside = is_inside_load();
+        if std::mem::replace(&mut self.is_inside, is_inside) || is_inside {
+            for (number, asked) in self.calls.iter_mut().enumerate() {
+                if let Some(Asked { call: Call { stage: Stage::Waiting(load, _), .. }, .. }) = asked {
+                    if load.note_wait().is_err() {
+                        self.woken.push(number);
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl<K, V, E, S> Future for Calls<'_, K, V, E, S>
@@ -676,6 +695,7 @@ where
         } else {
             assert!(this.open > 0, "polled after completion");
         }
+        this.note_waits();
         if let Some(bells) = &this.bells {
             bells.collect(cx.waker(), &mut this.woken);
         }

@@ -17,7 +17,7 @@
 use super::bells::Bells;
 use super::frames::{self, Bulk};
 use super::shared::{Driver, Ended};
-use super::{Listener, RECURSIVE, note_wait, panic_message};
+use super::{Listener, RECURSIVE, is_inside_load, note_wait, panic_message};
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
 use crate::raw::flight::{Drive, FlightId, Outcome, Turn};
@@ -223,7 +223,7 @@ where
 
     /// Notes what this call waits for, if it is polled inside a load, or was: what is new notes for itself.
     fn note_waits(&mut self) -> Result<(), Circle> {
-        let is_inside = frames::innermost(|load| load.is_some());
+        let is_inside = is_inside_load();
         if std::mem::replace(&mut self.is_inside, is_inside) || is_inside {
             for item in &mut self.items {
                 if let Stage::Joined(id, _, edge) = &mut item.stage {

@@ -70,3 +70,8 @@ fn note_wait<V>(edge: &mut Edge, entered: Entered<'_, V>) -> Result<(), Circle> 
     // SAFETY: the poller that a frame belongs to sits in its flight, and the caller in the other.
     frames::innermost(|load| unsafe { edge.draw(load, &entered.flight.place) })
 }
+
+/// Is this thread polling a load?
+pub(crate) fn is_inside_load() -> bool {
+    frames::innermost(|load| load.is_some())
+}

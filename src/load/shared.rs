@@ -17,7 +17,7 @@ use crate::raw::core::Core;
 use crate::raw::flight::{
     Drive, Entered, Flight, FlightId, Load, Outcome, Released, Resident, Turn,
 };
-use crate::raw::graph::Edge;
+use crate::raw::graph::{Circle, Edge};
 use crate::raw::reclaim;
 use crate::raw::seat::{Admission, Seat};
 use crate::stats::Counter;
@@ -306,12 +306,20 @@ where
         self.flight().is_shared()
     }
 
+    /// Notes on whose behalf this waiter waits, as each of its polls does.
+    ///
+    /// # Errors
+    /// [`Circle`] if it would wait for itself. So its next poll tells.
+    pub(crate) fn note_wait(&mut self) -> Result<(), Circle> {
+        note_wait(&mut self.edge, self.core.flights().entered(self.id))
+    }
+
     /// Waits for the end, driving the load whenever nobody else does.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended<V>> {
-        let entered = self.core.flights().entered(self.id);
-        if note_wait(&mut self.edge, entered).is_err() {
+        if self.note_wait().is_err() {
             return Poll::Ready(Ended::Recursive);
         }
+        let entered = self.core.flights().entered(self.id);
         self.listener.listen(entered, cx.waker());
         let flight = entered.flight;
         if !flight.is_shared() {
