@@ -326,11 +326,7 @@ where
             return None;
         }
         self.core.end_flight(load.id());
-        if !entered.flight.close_alone() {
-            let outcome = Outcome::Value(value.clone());
-            // SAFETY: this caller holds the lead and closes once.
-            unsafe { entered.flight.close_with(outcome) };
-        }
+        super::close(entered, || Outcome::Value(value.clone()));
         entered.flight.wake_closed();
         Some(if is_stored { CompResult::Inserted(value) } else { CompResult::Bypassed(value) })
     }

@@ -465,12 +465,7 @@ where
     fn settle(&mut self, item: usize, value: V, panics: &mut FirstPanic) {
         if let Stage::Led(id) = self.items[item].stage {
             let entered = self.core.flights().entered(id);
-            let _ = self.core.complete(entered, || value.clone());
-            if !entered.flight.close_alone() {
-                let outcome = Outcome::Value(value.clone());
-                // SAFETY: this caller holds the lead and closes once.
-                unsafe { entered.flight.close_with(outcome) };
-            }
+            super::settle(self.core, entered, &value);
             self.items[item].stage = Stage::Over;
             let seat = self.seat(id);
             panics.catch(|| entered.flight.wake_closed());
@@ -489,36 +484,22 @@ where
         let Stage::Led(id) = std::mem::replace(&mut self.items[item].stage, Stage::Over) else {
             return;
         };
-        let core = self.core;
         let seat = self.seat(id);
-        let flight = seat.entered().flight;
+        let entered = seat.entered();
         let outcome = match end {
-            End::LeftOut => None,
-            End::Failed(error) => Some(Outcome::Failed(error)),
-            End::Panicked(message) => Some(Outcome::Panicked(message)),
-        };
-        if outcome.is_some() {
-            core.count(&reclaim::pin(), Counter::LoadFailures);
-        }
-        // Out of the cache first: who comes after it starts a load of its own.
-        panics.catch(|| {
-            core.end_flight(id);
-        });
-        match outcome {
-            None => {
+            End::LeftOut => {
                 // Without an outcome: those who wait find out anew.
-                flight.abort();
+                self.core.end_flight(id);
+                entered.flight.abort();
                 #[cfg(not(alru_mutation = "left_out_asleep"))]
-                panics.catch(|| flight.waiters.wake_all());
+                panics.catch(|| entered.flight.waiters.wake_all());
+                return panics.catch(|| drop(seat));
             }
-            Some(outcome) => {
-                if !flight.close_alone() {
-                    // SAFETY: this caller holds the lead and closes once.
-                    unsafe { flight.close_with(outcome) };
-                }
-                panics.catch(|| flight.wake_closed());
-            }
-        }
+            End::Failed(error) => Outcome::Failed(error),
+            End::Panicked(message) => Outcome::Panicked(message),
+        };
+        super::fail(self.core, entered, || outcome);
+        panics.catch(|| entered.flight.wake_closed());
         panics.catch(|| drop(seat));
     }
 
