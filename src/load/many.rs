@@ -417,13 +417,19 @@ where
         if matches!(polled, Ok(Poll::Pending)) {
             return Ok(());
         }
-        let Round { number, items, future, .. } = self.rounds.swap_remove(at);
+        let Round { number, items, bulk, edge, future } = self.rounds.swap_remove(at);
         match polled {
             Ok(Poll::Ready(Ok(pairs))) => {
                 let mut panics = FirstPanic::default();
-                // The iterator, a key's Hash and Eq and a value's Clone are the load's: so are their panics.
-                let taken = catch_unwind(AssertUnwindSafe(|| {
-                    for (key, value) in pairs {
+                // The iterator is part of the load: it may ask for keys, and may panic. What it gave before stays.
+                let mut taken = Vec::new();
+                let ended = catch_unwind(AssertUnwindSafe(|| {
+                    frames::within_bulk(&bulk, || taken.extend(pairs));
+                }));
+                drop((bulk, edge));
+                // So are a key's Hash and Eq and a value's Clone.
+                let settled = catch_unwind(AssertUnwindSafe(|| {
+                    for (key, value) in taken {
                         if let Some(&item) = self.place.get(&key) {
                             if self.items[item].round == number && self.is_led(item) {
                                 self.settle(item, value, &mut panics);
@@ -431,7 +437,15 @@ where
                         }
                     }
                 }));
-                if let Err(payload) = taken {
+                let failed = match (ended, settled) {
+                    (Ok(()), Ok(())) => None,
+                    (Ok(()), Err(payload)) => Some(payload),
+                    (Err(payload), second) => {
+                        std::mem::forget(second);
+                        Some(payload)
+                    }
+                };
+                if let Some(payload) = failed {
                     panics.swallow();
                     let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
                     self.panicked(&items, payload);
