@@ -62,7 +62,7 @@ where
     /// ```
     pub fn or_insert(self, value: V) -> V {
         let cache = self.cache;
-        if let Some(present) = cache.core().read(cache.tag(&self.key), &self.key, |_| {}) {
+        if let Some(present) = cache.get(&self.key) {
             return present;
         }
         let put = self.and_compute_with(|present| match present {

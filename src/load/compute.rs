@@ -24,6 +24,7 @@ use crate::raw::reclaim;
 use crate::raw::seat::{Admission, Seat};
 use crate::raw::state::Completion;
 use crate::raw::waiters::Node;
+use crate::stats::Counter;
 use crate::sync::{Arc, FirstPanic};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -160,6 +161,25 @@ where
     }
 }
 
+/// Runs `poll` as part of a run.
+fn within<K, V, R>(
+    queue: &Option<Sitting<'_, K, V>>,
+    basis: &mut Basis<'_, K, V>,
+    poll: impl FnOnce() -> R,
+) -> R
+where
+    K: Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    in_queue(queue, || match basis {
+        Basis::Load(load) => {
+            load.note_wait();
+            frames::within(&load.flight().place, poll)
+        }
+        Basis::Value(_) | Basis::Nothing => poll(),
+    })
+}
+
 /// What a run came to.
 enum Ended<V, E> {
     With(Result<CompResult<V>, E>),
@@ -213,12 +233,13 @@ where
     }
 
     /// Begins a run.
-    fn run(&mut self, basis: Basis<'a, K, V>) {
+    fn run(&mut self, mut basis: Basis<'a, K, V>) {
         let present = match &basis {
             Basis::Value(lease) => Some(lease.value().clone()),
             Basis::Load(_) | Basis::Nothing => None,
         };
-        self.future = Some((self.decide)(present));
+        let decide = &mut self.decide;
+        self.future = Some(within(&self.queue, &mut basis, || decide(present)));
         self.stage = Stage::Run(basis);
     }
 
@@ -273,6 +294,7 @@ where
             Ok(op) => op,
             Err(error) => {
                 if let Basis::Load(load) = basis {
+                    self.core.count(&reclaim::pin(), Counter::LoadFailures);
                     self.core.end_flight(load.id());
                     load.abort();
                 }
@@ -399,13 +421,7 @@ where
                     let future = self.future.as_mut().expect("there is one to run");
                     // SAFETY: `future` is pinned with `self`, and dropped in place.
                     let future = unsafe { Pin::new_unchecked(future) };
-                    let polled = in_queue(&self.queue, || match basis {
-                        Basis::Load(load) => {
-                            load.note_wait();
-                            frames::within(&load.flight().place, || future.poll(cx))
-                        }
-                        Basis::Value(_) | Basis::Nothing => future.poll(cx),
-                    });
+                    let polled = within(&self.queue, basis, || future.poll(cx));
                     let Poll::Ready(decided) = polled else { return Poll::Pending };
                     self.future = None;
                     let Stage::Run(basis) = std::mem::replace(&mut self.stage, Stage::Look) else {
