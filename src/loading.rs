@@ -669,7 +669,8 @@ where
         let is_inside = is_inside_load();
         if std::mem::replace(&mut self.is_inside, is_inside) || is_inside {
             for (number, asked) in self.calls.iter_mut().enumerate() {
-                if let Some(Asked { call: Call { stage: Stage::Waiting(load, _), .. }, .. }) = asked {
+                if let Some(Asked { call: Call { stage: Stage::Waiting(load, _), .. }, .. }) = asked
+                {
                     if load.note_wait().is_err() {
                         self.woken.push(number);
                     }

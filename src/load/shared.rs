@@ -198,10 +198,7 @@ where
                 Outcome::Value(value) => {
                     let _ = self.core.complete(self.entered, || value.clone());
                 }
-                Outcome::Failed(_) | Outcome::Panicked(_) => {
-                    self.core.count(&reclaim::pin(), Counter::LoadFailures);
-                    self.core.end_flight(self.entered.id);
-                }
+                Outcome::Failed(_) | Outcome::Panicked(_) => self.take_out(),
             }
             if flight.close_alone() {
                 return Ended::of_alone(outcome);
@@ -221,10 +218,17 @@ where
         }
     }
 
+    /// A load that failed: counted if it was counted as a load, which one for a single caller is not.
+    fn take_out(&self) {
+        if self.entered.flight.slot().0 != 0 {
+            self.core.count(&reclaim::pin(), Counter::LoadFailures);
+        }
+        self.core.end_flight(self.entered.id);
+    }
+
     fn panicked(&self, payload: Box<dyn Any + Send>) -> ! {
         let flight = self.entered.flight;
-        self.core.count(&reclaim::pin(), Counter::LoadFailures);
-        self.core.end_flight(self.entered.id);
+        self.take_out();
         // SAFETY: holds POLLING.
         let future = unsafe { flight.take_future() };
         if !flight.is_closed() {
