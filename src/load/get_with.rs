@@ -110,7 +110,7 @@ where
         M: FnMut() -> T,
         T: Future,
     {
-        GetWith { load: self.load.with_patience(StealAfter(timer)) }
+        GetWith { load: self.load.with_patience(StealAfter::new(timer)) }
     }
 }
 
@@ -131,7 +131,7 @@ where
         M: FnMut() -> T,
         T: Future,
     {
-        TryGetWith { load: self.load.with_patience(StealAfter(timer)) }
+        TryGetWith { load: self.load.with_patience(StealAfter::new(timer)) }
     }
 }
 

@@ -346,9 +346,14 @@ where
         self.driver().abort();
     }
 
+    /// Takes the load out of the cache: it runs on for its callers.
+    pub(crate) fn take_out(&self) {
+        self.core.end_flight(self.id);
+    }
+
     /// Takes a caller's own load out of the cache, and lets all its waiters look up.
     pub(crate) fn detach(&self) {
-        self.core.end_flight(self.id);
+        self.take_out();
         self.flight().waiters.wake_all();
     }
 
