@@ -200,8 +200,8 @@ where
     queue: Option<Sitting<'a, K, V>>,
     core: &'a Arc<Core<K, V>>,
     tag: Tag,
-    key: K,
-    decide: D,
+    /// None once it is over.
+    what: Option<(K, D)>,
 }
 
 impl<'a, K, V, D, F, E> ComputeLoad<'a, K, V, D, F>
@@ -212,7 +212,18 @@ where
     F: Future<Output = Result<Op<V>, E>>,
 {
     pub(crate) fn new(core: &'a Arc<Core<K, V>>, tag: Tag, key: K, decide: D) -> Self {
-        Self { future: None, stage: Stage::Start, queue: None, core, tag, key, decide }
+        Self {
+            future: None,
+            stage: Stage::Start,
+            queue: None,
+            core,
+            tag,
+            what: Some((key, decide)),
+        }
+    }
+
+    fn key(&self) -> &K {
+        &self.what.as_ref().expect("not over").0
     }
 
     #[track_caller]
@@ -238,7 +249,7 @@ where
             Basis::Value(lease) => Some(lease.value().clone()),
             Basis::Load(_) | Basis::Nothing => None,
         };
-        let decide = &mut self.decide;
+        let (_, decide) = self.what.as_mut().expect("not over");
         self.future = Some(within(&self.queue, &mut basis, || decide(present)));
         self.stage = Stage::Run(basis);
     }
@@ -246,7 +257,7 @@ where
     /// What there is of the key. True: the stage is another now; false: wait.
     fn look(&mut self, cx: &mut Context<'_>) -> bool {
         let core = self.core;
-        match core.lease(self.tag, &self.key) {
+        match core.lease(self.tag, self.key()) {
             Held::Value(lease) => {
                 self.run(Basis::Value(lease));
                 return true;
@@ -263,7 +274,7 @@ where
             }
             Held::Nothing => {}
         }
-        let key = self.key.clone();
+        let key = self.key().clone();
         let mut guard = reclaim::pin();
         let admission = core.admit(&mut guard, self.tag, key, Drive::Caller);
         match admission {
@@ -308,7 +319,7 @@ where
                 self.core.remove_leased(self.tag, &lease).then_some(CompResult::Removed(old))
             }
             (Basis::Value(lease), Op::Put(value)) => {
-                let (key, copy) = (self.key.clone(), value.clone());
+                let (key, copy) = (self.key().clone(), value.clone());
                 match self.core.put_leased(self.tag, key, &lease, value) {
                     Settled::Stored => Some(CompResult::ReplacedWith(copy)),
                     Settled::Bypassed(value) => Some(CompResult::Bypassed(value)),
@@ -333,7 +344,7 @@ where
     }
 
     fn is_entry(&self) -> bool {
-        self.core.contains(&reclaim::pin(), self.tag, &self.key)
+        self.core.contains(&reclaim::pin(), self.tag, self.key())
     }
 
     /// A value for a key that had none: into the cache, and to those who waited for the load.
@@ -360,7 +371,7 @@ where
         loop {
             match &mut self.stage {
                 Stage::Start => {
-                    self.stage = match self.core.queue_up(self.tag, &self.key) {
+                    self.stage = match self.core.queue_up(self.tag, self.key()) {
                         Some((seat, is_first)) => {
                             Self::refuse_recursion(seat.entered().flight);
                             self.queue.insert(Sitting::new(seat, is_first)).note_wait();
@@ -430,6 +441,8 @@ where
                     if let Ended::With(result) = self.settle(basis, decided) {
                         self.stage = Stage::Done;
                         self.queue = None;
+                        // Before the return: a destructor that panicked after it would leak what is returned.
+                        self.what = None;
                         return Poll::Ready(result);
                     }
                 }
