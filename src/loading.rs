@@ -304,7 +304,8 @@ where
     /// assert_eq!(all.unwrap().len(), 2);
     /// # });
     /// ```
-    /// For one call of a loader for all missing keys, see [`Cache::get_many`].
+    /// For one call of a loader for all missing keys, see [`Cache::get_many`]; to lose patience with callers of the
+    /// cache beneath, ask for each key by [`get`](Self::get).
     ///
     /// # Cancel safety
     /// As [`get`](Self::get), for each key.
