@@ -227,7 +227,8 @@ where
     ///
     /// However many callers ask for a missing key at once, one of their futures runs. `init` may borrow, and
     /// need not be `Send`. It is polled by this future's own task if it is the one to run, and dropped
-    /// unpolled otherwise. A hit completes without yielding.
+    /// unpolled otherwise. A hit completes without yielding. (A load of a [`LoadingCache`](crate::LoadingCache)'s
+    /// loader it joins too, and polls that as its other callers do.)
     ///
     /// # A leader that is not polled
     /// Only the caller whose `init` runs can poll it. If that caller keeps its future and never polls it again,
@@ -337,6 +338,10 @@ where
     /// [`GetWith::steal_after`]. That is so whoever leads it, another blocking caller included: a patience
     /// shorter than the loads take makes them run more than once.
     ///
+    /// A load of a [`LoadingCache`](crate::LoadingCache)'s loader is polled by all who wait for it, so on this thread
+    /// too. If its future needs the context of a runtime, as tokio's sockets and timers do, the thread must have
+    /// entered it (`tokio::runtime::Handle::enter`): else the load may panic here, for all its callers.
+    ///
     /// Avoid it in async code: it blocks the runtime's thread. Inside the load of another key it counts as a wait
     /// of that load, as `get_with` does.
     ///
@@ -392,8 +397,9 @@ where
     /// takes.
     ///
     /// # Errors
-    /// [`TimedOut`] if it waited that long. Nothing else has changed then: the load goes on for those who still
-    /// wait, and `init` was not run.
+    /// [`TimedOut`] if it waited that long. `init` was not run then, and the load goes on for those who still wait.
+    /// It is also in the cache as before, unless the time-out is longer than the cache's
+    /// [`blocking_patience`](CacheBuilder::blocking_patience).
     ///
     /// # Panics
     /// As [`get_or_insert_with`](Self::get_or_insert_with).
@@ -445,7 +451,11 @@ where
     ///   key out, or it failed with an error that this caller cannot name), `load` is called again at once,
     ///   with all keys that this happened to at one time, also while its first call is running.
     ///
-    /// Each key counts as a hit or as a miss, as in `get_with`, and each key given to `load` as a load.
+    /// Each key counts as a hit or as a miss, as in `get_with`, and each key given to `load` as a load, or as refused
+    /// if it found no place.
+    ///
+    /// A caller that leads one of the keys and is never polled again holds this call up, as it does `get_with`. There
+    /// is no `steal_after` here; bound the call by a time-out if that can be, and ask for the keys one by one then.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -472,7 +482,8 @@ where
     ///
     /// # Panics
     /// If `load` or its future panics: here, and with the same message in those who waited for one of its keys;
-    /// the keys are usable afterwards. If a load that was waited for panicked. If a load asks for its own key.
+    /// the keys are usable afterwards. If a load that was waited for panicked. If a load would wait for itself, as in
+    /// `get_with`; the pairs that `load`'s future returned are part of the load, also if they are made lazily.
     pub fn get_many<'a, I, L, F, R>(
         &'a self,
         keys: I,

@@ -2,12 +2,12 @@
 
 use crate::cache::Cache;
 use crate::load::compute::ComputeLoad;
+use crate::load::get_with::{GetWith, TryGetWith};
 use crate::op::{CompResult, Op};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
 
 /// The entry of a key, there or not: see [`Cache::entry`].
 ///
@@ -26,6 +26,10 @@ use std::sync::Arc;
 /// A load under way is no value for the synchronous methods: a [`Put`](Op::Put) or [`Remove`](Op::Remove) detaches
 /// it, as [`Cache::insert`] and [`Cache::remove`] do. The async ones wait for it first. An expired value is none. A
 /// computed value's time to live counts from when it takes its place.
+///
+/// # Statistics
+///
+/// The `or_` methods count as hits and misses, as look-ups do; the `and_` methods as neither.
 ///
 /// # User code
 ///
@@ -53,7 +57,8 @@ where
         Self { cache, key }
     }
 
-    /// The entry's value; `value` if there was none, which takes its place then.
+    /// The entry's value; `value` if there was none, which takes its place then: also that of a load under way,
+    /// which is detached. To wait for that, see [`or_insert_with`](Self::or_insert_with).
     ///
     /// ```
     /// let cache = alru::Cache::new(100);
@@ -62,7 +67,7 @@ where
     /// ```
     pub fn or_insert(self, value: V) -> V {
         let cache = self.cache;
-        if let Some(present) = cache.core().read::<false, _>(cache.tag(&self.key), &self.key) {
+        if let Some(present) = cache.get(&self.key) {
             return present;
         }
         let put = self.and_compute_with(|present| match present {
@@ -74,7 +79,7 @@ where
 
     /// The entry's value; that of `init` if there was none, which takes its place then. The same as
     /// [`Cache::get_or_insert_with`]: blocks while another caller loads the key, and is shared with all who ask for
-    /// it meanwhile.
+    /// it meanwhile, and loses patience with a load as it does.
     ///
     /// # Panics
     /// As there.
@@ -159,7 +164,7 @@ where
     ///
     /// # Panics
     /// As [`Cache::get_with`].
-    pub fn or_insert_with_async<F>(self, init: F) -> impl Future<Output = V> + use<'a, K, V, S, F>
+    pub fn or_insert_with_async<F>(self, init: F) -> GetWith<'a, K, V, F>
     where
         F: Future<Output = V>,
     {
@@ -177,10 +182,7 @@ where
     ///
     /// # Panics
     /// As [`Cache::get_with`].
-    pub fn or_try_insert_with_async<E, F>(
-        self,
-        init: F,
-    ) -> impl Future<Output = Result<V, Arc<E>>> + use<'a, K, V, S, E, F>
+    pub fn or_try_insert_with_async<E, F>(self, init: F) -> TryGetWith<'a, K, V, E, F>
     where
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>>,

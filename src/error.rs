@@ -16,9 +16,10 @@ impl fmt::Display for TimedOut {
 
 impl std::error::Error for TimedOut {}
 
-/// Why a call of an [`AlruCache`](crate::AlruCache) has no value.
+/// Why a call of an [`AlruCache`](crate::AlruCache) or a [`LoadingCache`](crate::LoadingCache) has no value.
 ///
-/// Every caller of one run gets the same error. Errors are never cached: the next call runs again.
+/// Every caller of one run gets the same error, but for `Recursive`, which is the caller's own. Errors are never
+/// cached: the next call runs again.
 #[derive(PartialEq, Eq)]
 pub enum LoadError<E> {
     /// The function returned this error.

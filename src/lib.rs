@@ -88,7 +88,7 @@ pub use error::{LoadError, TimedOut};
 pub use guard::Pinned;
 pub use load::get_with::{GetWith, TryGetWith};
 pub use load::patience::{Forever, StealAfter};
-pub use loading::{LoadingCache, LoadingCacheBuilder};
+pub use loading::{LoadingCache, LoadingCacheBuilder, LoadingGet};
 pub use memo::{AlruCache, AlruCacheBuilder, CacheInfo, CacheParameters};
 pub use op::{CompResult, Op};
 pub use stats::Stats;

@@ -1,13 +1,15 @@
 //! A cache with a loader attached.
 
+mod calls;
+
+pub use calls::LoadingGet;
+use calls::{Call, Calls};
+
 use crate::DefaultHasher;
 use crate::builder::{BuildError, CacheBuilder};
 use crate::cache::Cache;
 use crate::error::LoadError;
-use crate::load::bells::Bells;
-use crate::load::many::look_up;
-use crate::load::shared::{self, Begun, Ended, Handle, Host, Job, SharedWaiter, Spawner};
-use crate::raw::bin::Tag;
+use crate::load::shared::{Handle, Host, Job, SharedWaiter, Spawner};
 use crate::raw::flight::{Load, Outcome};
 use crate::sync::FirstPanic;
 use crate::sync::atomic::{AtomicU8, Ordering::*, fence};
@@ -20,7 +22,7 @@ use std::hash::{BuildHasher, Hash};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc as StdArc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 /// A cache that loads what is missing by itself.
 ///
@@ -252,10 +254,14 @@ where
     ///
     /// # Who drives the load
     /// Every caller that waits for it, whenever it is polled, and the [spawner](LoadingCacheBuilder::spawner)'s
-    /// executor if there is one.
+    /// executor if there is one. But if a caller of the [cache beneath](Self::cache) loads the key with a future of
+    /// its own, as by [`get_with`](Cache::get_with), this call waits for that, which only its own caller can poll;
+    /// see [`steal_after`](LoadingGet::steal_after).
     ///
     /// # Errors
-    /// [`LoadError`]; all callers of one load get the same. Errors are not cached.
+    /// [`LoadError`]; all callers of one load get the same. Errors are not cached. [`LoadError::Recursive`] is for
+    /// this call alone: it is made inside a load, and waits for the key of that load, or for one whose load waits for
+    /// it; see [`Cache::get_with`] for what is recognised.
     ///
     /// # Cancel safety
     /// Safe to drop at any point. The load goes on as long as one of its callers waits; when the last one goes,
@@ -264,11 +270,8 @@ where
     /// # Panics
     /// If the loader or its future panics, in the caller that polled it; the others get
     /// [`LoadError::Panicked`].
-    pub fn get(
-        &self,
-        key: K,
-    ) -> impl Future<Output = Result<V, LoadError<E>>> + use<'_, K, V, E, S> {
-        self.call(key)
+    pub fn get(&self, key: K) -> LoadingGet<'_, K, V, E, S> {
+        LoadingGet::new(&self.loading, key)
     }
 
     /// The value of a key, if it is there and has not expired: no load is begun or waited for, and closing
@@ -301,7 +304,8 @@ where
     /// assert_eq!(all.unwrap().len(), 2);
     /// # });
     /// ```
-    /// For one call of a loader for all missing keys, see [`Cache::get_many`].
+    /// For one call of a loader for all missing keys, see [`Cache::get_many`]; to lose patience with callers of the
+    /// cache beneath, ask for each key by [`get`](Self::get).
     ///
     /// # Cancel safety
     /// As [`get`](Self::get), for each key.
@@ -315,15 +319,7 @@ where
     where
         I: IntoIterator<Item = K>,
     {
-        Calls {
-            loading: &self.loading,
-            keys: Some(self.loading.cache.tagged(keys)),
-            answer: HashMap::new(),
-            calls: Vec::new(),
-            bells: None,
-            woken: Vec::new(),
-            open: 0,
-        }
+        Calls::new(&self.loading, self.loading.cache.tagged(keys))
     }
 
     /// Closes the cache: later [`get`](Self::get)s fail with [`LoadError::Closed`], hits too. Everything else
@@ -371,7 +367,7 @@ where
     }
 
     pub(crate) fn call(&self, key: K) -> Call<'_, K, V, E, S> {
-        Call { loading: &self.loading, stage: Stage::Start(key), is_new: true }
+        Call::new(&self.loading, key)
     }
 }
 
@@ -441,254 +437,5 @@ where
             }
         }
         if self.open.is_empty() { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-enum Stage<K, V>
-where
-    K: Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    Start(K),
-    /// In a load of its own, or one that it joined, with the key in hand.
-    Waiting(SharedWaiter<K, V>, Option<K>),
-    Alone(Load<V>),
-    Done,
-}
-
-/// One call.
-pub(crate) struct Call<'a, K, V, E, S>
-where
-    K: Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    loading: &'a StdArc<Loading<K, V, E, S>>,
-    stage: Stage<K, V>,
-    /// Not counted yet, and not looked up.
-    is_new: bool,
-}
-
-// Nothing is pinned: loads are boxed, and the key moves.
-impl<K, V, E, S> Unpin for Call<'_, K, V, E, S>
-where
-    K: Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-}
-
-impl<K, V, E, S> Future for Call<'_, K, V, E, S>
-where
-    K: Clone + Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-    E: Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
-    type Output = Result<V, LoadError<E>>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        if let Stage::Start(key) = &this.stage {
-            // All that a hit costs.
-            if this.loading.is_closed() {
-                return Poll::Ready(Err(LoadError::Closed));
-            }
-            let cache = &this.loading.cache;
-            let tag = cache.tag(key);
-            if let Some(value) = cache.core().read::<false, _>(tag, key) {
-                this.stage = Stage::Done;
-                return Poll::Ready(Ok(value));
-            }
-            if let Some(answer) = this.start(tag) {
-                return Poll::Ready(answer);
-            }
-        }
-        this.poll_load(cx)
-    }
-}
-
-impl<K, V, E, S> Call<'_, K, V, E, S>
-where
-    K: Clone + Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-    E: Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
-    /// Finds out about the key; an answer if that is all. At the start, and when a load that was joined was not
-    /// for us.
-    #[inline(never)]
-    fn start(&mut self, tag: Tag) -> Option<Result<V, LoadError<E>>> {
-        let Stage::Start(key) = std::mem::replace(&mut self.stage, Stage::Done) else {
-            unreachable!("at its start")
-        };
-        let is_new = std::mem::replace(&mut self.is_new, false);
-        let loading = &**self.loading;
-        self.go_on(shared::begin(loading.cache.core(), tag, key, loading, is_new))
-    }
-
-    fn go_on(&mut self, begun: Begun<K, V>) -> Option<Result<V, LoadError<E>>> {
-        self.stage = match begun {
-            Begun::Hit(value) => return Some(Ok(value)),
-            Begun::Recursive => return Some(Err(LoadError::Recursive)),
-            Begun::Closed => return Some(Err(LoadError::Closed)),
-            Begun::Leading(waiter) => Stage::Waiting(waiter, None),
-            Begun::Joined(waiter, key) => Stage::Waiting(waiter, Some(key)),
-            Begun::Alone(load) => Stage::Alone(load),
-        };
-        None
-    }
-
-    fn poll_load(&mut self, cx: &mut Context<'_>) -> Poll<Result<V, LoadError<E>>> {
-        loop {
-            let ended = match &mut self.stage {
-                Stage::Waiting(waiter, _) => match waiter.poll(cx) {
-                    Poll::Ready(ended) => ended,
-                    // A load of the loader's is ended by the closer. This one is a caller's own; the waiter
-                    // listens, so the closer wakes it if the state was read too early.
-                    Poll::Pending if !waiter.is_shared() && self.loading.is_cut_off() => {
-                        Ended::Closed
-                    }
-                    Poll::Pending => return Poll::Pending,
-                },
-                Stage::Alone(_) if self.loading.is_cut_off() => Ended::Closed,
-                Stage::Alone(load) => std::task::ready!(shared::poll_alone(load, cx)),
-                Stage::Start(_) | Stage::Done => panic!("polled after completion"),
-            };
-            let mut stage = Some(std::mem::replace(&mut self.stage, Stage::Done));
-            let mut stage_once = || stage.take().expect("taken once");
-            let answer = match ended {
-                Ended::Value(value) => Some(Ok(value)),
-                Ended::Panicked(message) => Some(Err(LoadError::Panicked(message))),
-                Ended::Closed => Some(Err(LoadError::Closed)),
-                Ended::Recursive => Some(Err(LoadError::Recursive)),
-                Ended::Failed(error) => match error.downcast::<E>() {
-                    Ok(error) => Some(Err(LoadError::Failed(error))),
-                    Err(_) => self.anew(stage_once()),
-                },
-                Ended::Nothing => self.anew(stage_once()),
-                Ended::Abandoned => {
-                    let Stage::Waiting(waiter, Some(key)) = stage_once() else {
-                        unreachable!("only a load that was joined is not the loader's")
-                    };
-                    self.go_on(shared::launch(waiter, &**self.loading, |_| key))
-                }
-            };
-            // Before the return: a destructor that panicked after it would leak what is returned.
-            drop(stage);
-            if let Some(answer) = answer {
-                return Poll::Ready(answer);
-            }
-        }
-    }
-
-    /// The load that was joined was not for us.
-    fn anew(&mut self, stage: Stage<K, V>) -> Option<Result<V, LoadError<E>>> {
-        let Stage::Waiting(waiter, Some(key)) = stage else {
-            unreachable!("loads of one loader have a result, and fail with one type")
-        };
-        drop(waiter);
-        if self.loading.is_closed() {
-            return Some(Err(LoadError::Closed));
-        }
-        let tag = self.loading.cache.tag(&key);
-        self.stage = Stage::Start(key);
-        self.start(tag)
-    }
-}
-
-/// Many calls at once.
-struct Calls<'a, K, V, E, S>
-where
-    K: Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    loading: &'a StdArc<Loading<K, V, E, S>>,
-    /// None once it has been polled.
-    keys: Option<Vec<(Tag, K)>>,
-    answer: HashMap<K, Result<V, LoadError<E>>>,
-    /// None: answered.
-    calls: Vec<Option<Asked<'a, K, V, E, S>>>,
-    bells: Option<StdArc<Bells>>,
-    woken: Vec<usize>,
-    open: usize,
-}
-
-struct Asked<'a, K, V, E, S>
-where
-    K: Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    key: K,
-    waker: Waker,
-    call: Call<'a, K, V, E, S>,
-}
-
-impl<K, V, E, S> Unpin for Calls<'_, K, V, E, S>
-where
-    K: Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-}
-
-impl<'a, K, V, E, S> Calls<'a, K, V, E, S>
-where
-    K: Clone + Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-    E: Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
-    fn look(&mut self, keys: Vec<(Tag, K)>) {
-        if self.loading.is_closed() {
-            let closed = |(_, key)| (key, Err(LoadError::Closed));
-            self.answer = keys.into_iter().map(closed).collect();
-            return;
-        }
-        let looked = look_up(self.loading.cache.core(), keys, Ok);
-        self.answer = looked.found;
-        self.open = looked.missing.len();
-        if self.open == 0 {
-            return;
-        }
-        let bells = Bells::new(self.open);
-        let call = |(number, (_, key)): (usize, (Tag, K))| {
-            let stage = Stage::Start(key.clone());
-            let call = Call { loading: self.loading, stage, is_new: true };
-            Some(Asked { key, waker: bells.waker(number), call })
-        };
-        self.calls = looked.missing.into_iter().enumerate().map(call).collect();
-        self.woken = (0..self.open).rev().collect();
-        self.bells = Some(bells);
-    }
-}
-
-impl<K, V, E, S> Future for Calls<'_, K, V, E, S>
-where
-    K: Clone + Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-    E: Send + Sync + 'static,
-    S: BuildHasher + Send + Sync + 'static,
-{
-    type Output = HashMap<K, Result<V, LoadError<E>>>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        if let Some(keys) = this.keys.take() {
-            this.look(keys);
-        } else {
-            assert!(this.open > 0, "polled after completion");
-        }
-        if let Some(bells) = &this.bells {
-            bells.collect(cx.waker(), &mut this.woken);
-        }
-        while let Some(number) = this.woken.pop() {
-            let Some(asked) = &mut this.calls[number] else { continue };
-            let mut cx = Context::from_waker(&asked.waker);
-            if let Poll::Ready(answer) = Pin::new(&mut asked.call).poll(&mut cx) {
-                if let Some(Asked { key, .. }) = this.calls[number].take() {
-                    this.answer.insert(key, answer);
-                    this.open -= 1;
-                }
-            }
-        }
-        if this.open > 0 { Poll::Pending } else { Poll::Ready(std::mem::take(&mut this.answer)) }
     }
 }

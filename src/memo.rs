@@ -261,8 +261,21 @@ where
     /// The function's result for `key`: the cached one, that of a run under way, or of a new run. A hit
     /// completes without yielding.
     ///
+    /// # Who drives the run
+    /// Every caller that waits for it, whenever it is polled, and the [spawner](AlruCacheBuilder::spawner)'s executor
+    /// if there is one. So a caller that is kept and never polled again holds nobody up, and the function's future may
+    /// be polled by tasks of several runtimes in turn.
+    ///
     /// # Errors
-    /// [`LoadError`]; all callers of one run get the same.
+    /// [`LoadError::Failed`] with the function's error and [`LoadError::Panicked`] are the same for all callers of one
+    /// run; neither is cached. [`LoadError::Closed`] if the cache is closed, or was closed without waiting meanwhile.
+    ///
+    /// [`LoadError::Recursive`] if the call is made inside a run (of this cache, or a load of any other) that would
+    /// wait for itself by it: it asks for the key of that run, or for one whose run waits for it, directly or by way of
+    /// others. It is for this call alone; the run that it asked for goes on, and the one that it was made in gets the
+    /// error like any other. Of runs that come to wait for each other at the same time one is told for certain, and
+    /// more than one may be. What is recognised, and what is not, is said at [`Cache::get_with`]. With `maxsize = 0`
+    /// nothing is shared, so nothing waits for itself: a function that asks for its own key calls itself.
     ///
     /// # Cancel safety
     /// Safe to drop at any point. The run goes on as long as one of its callers waits; when the last one

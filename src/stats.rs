@@ -86,7 +86,8 @@ impl Counters {
 pub struct Stats {
     /// Look-ups that found a live entry, or a load under way that they joined.
     pub hits: u64,
-    /// Look-ups that did not.
+    /// Look-ups that did not. A look-up is a read, or a call that loads what it does not find; peeks, and computes of
+    /// [`Entry`](crate::Entry), are none.
     pub misses: u64,
     /// Values that became resident: inserts, updates, and loads whose result was stored.
     pub insertions: u64,
@@ -94,12 +95,13 @@ pub struct Stats {
     pub evictions: u64,
     /// Entries whose lifetime had passed when they were cleared away.
     pub expirations: u64,
-    /// Values that found no place: no free slot, a full bin of pending loads, or no capacity at all. They
-    /// count as inserted and evicted at once, so nothing older is served after them.
+    /// Values and loads that found no place: no free slot, a full bin of pending loads, or no capacity at all. The
+    /// values count as inserted and evicted at once, so nothing older is served after them.
     pub refused: u64,
-    /// Loads begun.
+    /// Loads begun that others can join. One that found no such place runs for its caller alone, and counts as
+    /// refused.
     pub loads: u64,
-    /// Loads that ended in an error or a panic.
+    /// Those of them that ended in an error or a panic.
     pub load_failures: u64,
 }
 

@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use alru::{Cache, TimedOut};
+use alru::{Cache, LoadError, TimedOut};
 use common::{Flag, poll_once};
 use event::Event;
 
@@ -486,4 +486,63 @@ fn a_token_that_comes_together_with_the_wake_is_not_lost() {
             waiter.join().expect("no panic");
         });
     }
+}
+
+// ---- Loads of a loader ----------------------------------------------------------------------------
+
+#[test]
+fn a_thread_that_joins_a_load_of_a_loader_drives_it() {
+    let done = Event::default();
+    let gate = done.clone();
+    let loader = move |key: u64| load(&gate, 10 * key);
+    let builder = Cache::builder().max_capacity(8).blocking_patience(Duration::MAX);
+    let cache = builder.loader_infallible(loader).build();
+    let mut call = Box::pin(cache.get(1));
+    assert!(poll_once(call.as_mut()).is_pending());
+    thread::scope(|s| {
+        let thread = s.spawn(|| cache.cache().get_or_insert_with(1, || unreachable!("under way")));
+        until_joined(cache.cache(), 1);
+        done.raise();
+        assert_eq!(thread.join().expect("no panic"), 10);
+    });
+    assert_eq!(poll_once(call.as_mut()), Poll::Ready(Ok(10)));
+    assert_eq!(cache.get_if_present(&1), Some(10));
+}
+
+#[test]
+fn a_thread_in_a_runtimes_context_drives_a_load_that_needs_the_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let loader = |key: u64| async move {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        10 * key
+    };
+    let builder = Cache::builder().max_capacity(8).blocking_patience(Duration::MAX);
+    let cache = builder.loader_infallible(loader).build();
+    let _inside = runtime.enter();
+    let mut call = Box::pin(cache.get(1));
+    assert!(poll_once(call.as_mut()).is_pending());
+    assert_eq!(cache.cache().get_or_insert_with(1, || unreachable!("under way")), 10);
+    drop(call);
+}
+
+#[test]
+fn a_thread_that_waits_for_a_load_of_a_loader_outlives_a_close_and_runs_its_own() {
+    let builder = Cache::builder().max_capacity(8).blocking_patience(Duration::MAX);
+    let cache = builder.loader_infallible(|_: u64| pending::<u64>()).build();
+    let mut call = Box::pin(cache.get(1));
+    assert!(poll_once(call.as_mut()).is_pending());
+    thread::scope(|s| {
+        let thread = s.spawn(|| cache.cache().get_or_insert_with(1, || 2));
+        until_joined(cache.cache(), 1);
+        drop(cache.close(false));
+        assert_eq!(thread.join().expect("no panic"), 2);
+    });
+    assert_eq!(poll_once(call.as_mut()), Poll::Ready(Err(LoadError::Closed)));
+    assert_eq!(cache.get_if_present(&1), Some(2));
 }

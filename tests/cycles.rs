@@ -4,6 +4,7 @@ mod common;
 #[path = "common/event.rs"]
 mod event;
 
+use std::collections::HashMap;
 use std::future::{Future, pending, poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -12,7 +13,7 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use alru::{AlruCache, Cache, LoadError};
+use alru::{AlruCache, Cache, LoadError, LoadingCache};
 use common::{Flag, Random, poll_once};
 use event::Event;
 
@@ -723,4 +724,82 @@ fn an_async_compute_in_a_circle_is_told_whether_there_was_a_value_or_not() {
         go.raise();
         assert!(is_told(two.as_mut()), "a value before: {is_there}");
     }
+}
+
+type Calls = Pin<Box<dyn Future<Output = HashMap<u32, Result<u32, LoadError<String>>>> + Send>>;
+
+/// Calls of several keys, passed on.
+#[derive(Clone, Default)]
+struct Hands(Arc<Mutex<Option<Calls>>>);
+
+impl Hands {
+    fn put(&self, calls: Calls) {
+        *self.0.lock().expect("no panic") = Some(calls);
+    }
+
+    fn take(&self) -> Option<Calls> {
+        self.0.lock().expect("no panic").take()
+    }
+}
+
+/// A cache of loads that call it. It lives till the end of the process.
+fn calling<F>(
+    load: impl Fn(&'static LoadingCache<u32, u32, String>, u32) -> F + Send + Sync + 'static,
+) -> &'static LoadingCache<u32, u32, String>
+where
+    F: Future<Output = Result<u32, String>> + Send + 'static,
+{
+    let cache: &'static OnceLock<_> = Box::leak(Box::default());
+    let loader = move |key| load(cache.get().expect("built"), key);
+    cache.get_or_init(|| Cache::builder().max_capacity(8).loader(loader).build())
+}
+
+#[test]
+fn calls_of_many_keys_that_move_out_of_a_load_are_waits_of_it_no_more() {
+    let (go, hands) = (Event::default(), Hands::default());
+    let (gate, made) = (go.clone(), hands.clone());
+    let cache = calling(move |cache, key| {
+        let (gate, made) = (gate.clone(), made.clone());
+        async move {
+            if key == 1 {
+                gate.wait().await;
+                return cache.get(0).await.map_err(|error| error.to_string());
+            }
+            let mut calls: Calls = Box::pin(cache.get_many([1]));
+            assert!(poll_once(calls.as_mut()).is_pending());
+            made.put(calls);
+            pending().await
+        }
+    });
+    let (mut one, mut zero) = (pin!(cache.get(1)), pin!(cache.get(0)));
+    assert!(poll_once(one.as_mut()).is_pending());
+    assert!(poll_once(zero.as_mut()).is_pending());
+    let mut calls = hands.take().expect("made in 0");
+    assert!(poll_once(calls.as_mut()).is_pending(), "polled outside of 0");
+    go.raise();
+    assert!(poll_once(one.as_mut()).is_pending(), "1 waits for 0, which does not wait for 1");
+}
+
+#[test]
+fn calls_of_many_keys_that_move_into_a_load_are_waits_of_it_from_then_on() {
+    let hands = Hands::default();
+    let given = hands.clone();
+    let cache = calling(move |cache, key| {
+        let given = given.clone();
+        async move {
+            if key == 1 {
+                return cache.get(0).await.map_err(|error| error.to_string());
+            }
+            // Wakes nobody: it is polled by hand.
+            let take = poll_fn(|_| given.take().map_or(Poll::Pending, Poll::Ready));
+            let told = take.await.await[&1].clone();
+            Ok(u32::from(told == Err(LoadError::Recursive)))
+        }
+    });
+    let mut many: Calls = Box::pin(cache.get_many([1]));
+    assert!(poll_once(many.as_mut()).is_pending());
+    let mut zero = pin!(cache.get(0));
+    assert!(poll_once(zero.as_mut()).is_pending());
+    hands.put(many);
+    assert_eq!(poll_once(zero.as_mut()), Poll::Ready(Ok(1)), "told that it would wait for itself");
 }

@@ -1096,3 +1096,48 @@ fn an_async_compute_drives_the_loaders_load_that_it_waits_for() {
     is_open.store(true, SeqCst);
     assert_eq!(add.poll(cx), Poll::Ready(CompResult::ReplacedWith(2)));
 }
+
+// ---- What a decision may ask for ------------------------------------------------------------------
+
+#[test]
+fn a_decision_that_asks_for_its_own_key_is_told_at_once_as_its_future_is() {
+    let cache = Numbers::new(8);
+    // The key is absent, and the run is its load.
+    panics(|| {
+        let compute = cache.entry(1).and_upsert_with_async(|_| {
+            ready(cache.get_or_insert_with_timeout(1, Duration::ZERO, || 1).unwrap_or(2))
+        });
+        let _ = poll_once(pin!(compute));
+    });
+    // It is there, and computes of it queue.
+    cache.insert(1, 1);
+    panics(|| {
+        let compute = cache.entry(1).and_upsert_with_async(|_| {
+            let inner = cache.entry(1).and_upsert_with_async(|_| ready(2));
+            ready(u64::from(poll_once(pin!(inner)).is_ready()))
+        });
+        let _ = poll_once(pin!(compute));
+    });
+    assert_eq!(cache.get(&1), Some(1));
+    assert!(poll_once(pin!(cache.entry(1).and_upsert_with_async(|_| ready(3)))).is_ready());
+}
+
+#[test]
+fn what_or_insert_finds_is_a_hit_and_what_it_does_not_find_a_miss() {
+    let cache = Numbers::new(8);
+    assert_eq!(cache.entry(1).or_insert(10), 10);
+    assert_eq!(cache.entry(1).or_insert(11), 10);
+    assert_eq!(cache.entry(2).or_insert_with(|| 20), 20);
+    assert_eq!(cache.entry(2).or_insert_with(|| 21), 20);
+    let stats = cache.stats();
+    assert_eq!((stats.hits, stats.misses), (2, 2));
+}
+
+#[test]
+fn a_compute_of_an_absent_key_that_fails_is_a_load_that_failed() {
+    let cache = Numbers::new(8);
+    let compute = cache.entry(1).and_try_compute_with_async(|_| ready(Err("no")));
+    assert_eq!(poll_once(pin!(compute)), Poll::Ready(Err("no")));
+    let stats = cache.stats();
+    assert_eq!((stats.loads, stats.load_failures), (1, 1));
+}

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use alru::{AlruCache, Cache, LoadError};
+use alru::{AlruCache, Cache, LoadError, LoadingCache};
 use common::runtimes::{LIMIT, block_until, on_all_runtimes, poll_here, until};
 use common::sources::{Cached, Caller, Function, Source, Verdict, call, load_around, value};
 use common::{Counted, Flag, Tally, poll_once};
@@ -1307,12 +1307,36 @@ impl TrapWaker {
     }
 }
 
-/// The three ways to load.
+/// The ways to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Api {
     GetWith,
     TryGetWith,
+    GetMany,
+    Compute,
     Function,
+    /// A cache with a loader, and callers of the cache beneath, in turn.
+    Mixed,
+    /// Many keys of a cache with a loader.
+    Many,
+}
+
+const APIS: [Api; 7] = [
+    Api::GetWith,
+    Api::TryGetWith,
+    Api::GetMany,
+    Api::Compute,
+    Api::Function,
+    Api::Mixed,
+    Api::Many,
+];
+
+impl Api {
+    /// Does it ever clone a key?
+    fn clones_keys(self) -> bool {
+        // A load that takes over from a caller's own has a key of its caller's.
+        !matches!(self, Self::GetWith | Self::TryGetWith | Self::Mixed)
+    }
 }
 
 /// Caches of keys and values with traps.
@@ -1320,6 +1344,8 @@ enum Api {
 struct Trapped {
     cache: Cache<TrapKey, TrapValue>,
     memo: AlruCache<TrapKey, TrapValue, String>,
+    loading: LoadingCache<TrapKey, TrapValue, String>,
+    calls: Arc<AtomicU64>,
     source: Source,
     trap: Arc<Trap>,
     tally: Tally,
@@ -1335,8 +1361,15 @@ impl Trapped {
             let load = load(key.0);
             async move { Ok(load.await) }
         });
+        let memo = memo.maxsize(8).build();
+        let load = Self::load(&source, &trap, &tally);
+        let loading = Cache::builder().max_capacity(8).reserve(64).loader(move |key: TrapKey| {
+            let load = load(key.0);
+            async move { Ok(load.await) }
+        });
+        let (loading, calls) = (loading.build(), Arc::default());
         let cache = Cache::builder().max_capacity(8).reserve(64).build();
-        Self { cache, memo: memo.maxsize(8).build(), source, trap, tally }
+        Self { cache, memo, loading, calls, source, trap, tally }
     }
 
     /// A loader of ten times the key.
@@ -1372,10 +1405,42 @@ impl Trapped {
 
     fn call(&self, api: Api, key: u64) -> TrappedCall {
         let this = self.clone();
+        let is_even = self.calls.fetch_add(1, SeqCst) % 2 == 0;
         Box::pin(async move {
-            let load = Self::load(&this.source, &this.trap, &this.tally)(key);
+            let make = Self::load(&this.source, &this.trap, &this.tally);
             let own = this.key(key);
+            if api == Api::Compute {
+                let entry = this.cache.entry(own);
+                let upsert = entry.and_upsert_with_async(|present| {
+                    let load = make(key);
+                    async move {
+                        match present {
+                            Some(value) => value,
+                            None => load.await,
+                        }
+                    }
+                });
+                return upsert.await.into_value().map(|value| value.0);
+            }
+            let load = make(key);
             let value = match api {
+                Api::Compute => unreachable!("above"),
+                Api::GetMany => {
+                    let mut load = Some(load);
+                    let values = this.cache.get_many([own], move |mut missing: Vec<TrapKey>| {
+                        let (key, load) = (missing.pop().expect("one"), load.take());
+                        async move {
+                            let value = load.expect("called once").await;
+                            [(key, value)]
+                        }
+                    });
+                    values.await.into_values().next()
+                }
+                Api::Many => {
+                    this.loading.get_many([own]).await.into_values().next().and_then(Result::ok)
+                }
+                Api::Mixed if is_even => Some(this.loading.cache().get_with(own, load).await),
+                Api::Mixed => this.loading.get(own).await.ok(),
                 Api::GetWith => Some(this.cache.get_with(own, load).await),
                 Api::TryGetWith => {
                     let load = async { Ok::<_, String>(load.await) };
@@ -1390,19 +1455,28 @@ impl Trapped {
     fn contains(&self, api: Api, key: u64) -> bool {
         match api {
             Api::Function => self.memo.cache_contains(&self.key(key)),
-            _ => self.cache.contains_key(&self.key(key)),
+            _ => self.plain(api).contains_key(&self.key(key)),
         }
     }
 
     fn invalidate(&self, api: Api, key: u64) {
         match api {
             Api::Function => drop(self.memo.cache_invalidate(&self.key(key))),
-            _ => drop(self.cache.invalidate(&self.key(key))),
+            _ => drop(self.plain(api).invalidate(&self.key(key))),
         }
     }
 
-    fn entries(&self) -> u64 {
-        self.cache.entry_count() + self.memo.cache_info().currsize as u64
+    /// The cache that is used, unless that is the function's.
+    fn plain(&self, api: Api) -> &Cache<TrapKey, TrapValue> {
+        if matches!(api, Api::Mixed | Api::Many) { self.loading.cache() } else { &self.cache }
+    }
+
+    /// Of the cache that is used.
+    fn entries(&self, api: Api) -> u64 {
+        match api {
+            Api::Function => self.memo.cache_info().currsize as u64,
+            _ => self.plain(api).entry_count(),
+        }
     }
 }
 
@@ -1471,14 +1545,11 @@ fn spring(api: Api, place: Place, moment: usize, deed: impl Fn(&Trapped) -> Deed
         assert_eq!(poll_once(call.as_mut()), Poll::Ready(Some(key * 10)), "{what}");
     }
     let there = (1..=30).filter(|key| caches.contains(api, *key)).count() as u64;
-    let entries = match api {
-        Api::Function => caches.memo.cache_info().currsize as u64,
-        _ => caches.cache.entry_count(),
-    };
-    assert_eq!(there, entries, "{what}: a wrong count");
-    assert_eq!(caches.memo.cache_parameters().tasks, 0, "{what}");
+    assert_eq!(there, caches.entries(api), "{what}: a wrong count");
+    let tasks = (caches.memo.cache_parameters().tasks, caches.loading.loads());
+    assert_eq!(tasks, (0, 0), "{what}");
     (1..=30).for_each(|key| caches.invalidate(api, key));
-    assert_eq!(caches.entries(), if api == Api::Function { caches.cache.entry_count() } else { 0 });
+    assert_eq!(caches.entries(api), 0, "{what}");
     let (sprung, tally) = (caches.trap.sprung.load(SeqCst), caches.tally.clone());
     drop(calls);
     drop(caches);
@@ -1488,12 +1559,11 @@ fn spring(api: Api, place: Place, moment: usize, deed: impl Fn(&Trapped) -> Deed
 
 #[test]
 fn line15_a_panic_of_any_user_code_at_any_moment_leaves_nobody_waiting_and_the_cache_usable() {
-    for api in [Api::GetWith, Api::TryGetWith, Api::Function] {
+    for api in APIS {
         for place in PLACES {
             let sprung: u64 =
                 (0..MOMENTS).map(|at| spring(api, place, at, |_| Deed::PanicOnce)).sum();
-            // get_with never clones a key.
-            let never = place == Place::KeyClone && api != Api::Function;
+            let never = place == Place::KeyClone && !api.clones_keys();
             assert_eq!(sprung == 0, never, "{api:?}, {place:?}: sprung {sprung} times");
         }
     }
@@ -1517,11 +1587,11 @@ fn line15_any_user_code_may_call_back_into_the_cache_at_any_moment() {
             caches.cache.run_pending_tasks();
         }))
     }
-    for api in [Api::GetWith, Api::TryGetWith, Api::Function] {
+    for api in APIS {
         for place in PLACES {
             let sprung: u64 =
                 (0..MOMENTS).map(|at| spring(api, place, at, |c| call_back(c, api))).sum();
-            let never = place == Place::KeyClone && api != Api::Function;
+            let never = place == Place::KeyClone && !api.clones_keys();
             assert_eq!(sprung == 0, never, "{api:?}, {place:?}: sprung {sprung} times");
         }
     }

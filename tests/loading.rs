@@ -843,3 +843,41 @@ fn of_many_loads_only_those_that_were_woken_are_polled() {
     drop(all);
     assert_eq!((source.gone(), cache.loads()), (80, 0));
 }
+
+#[test]
+fn computes_count_as_loads_of_absent_keys_alone_and_a_close_leaves_their_turns() {
+    let cache = Source::open().builder().build();
+    cache.cache().insert(1, 1);
+    let mut present = Box::pin(cache.cache().entry(1).and_upsert_with_async(|_| pending()));
+    assert!(poll_once(present.as_mut()).is_pending());
+    assert_eq!(cache.loads(), 0, "no load, though it has the turn");
+    let mut absent = Box::pin(cache.cache().entry(2).and_upsert_with_async(|_| pending()));
+    assert!(poll_once(absent.as_mut()).is_pending());
+    assert_eq!(cache.loads(), 1);
+    drop(cache.close(false));
+    let runs = AtomicUsize::new(0);
+    let mut next = Box::pin(cache.cache().entry(1).and_upsert_with_async(|_| {
+        runs.fetch_add(1, SeqCst);
+        ready(2)
+    }));
+    assert!(poll_once(next.as_mut()).is_pending());
+    drop(present);
+    assert!(poll_once(next.as_mut()).is_ready());
+    assert_eq!((runs.load(SeqCst), cache.get_if_present(&1)), (1, Some(2)));
+}
+
+#[test]
+fn loads_for_one_caller_alone_are_refused_and_neither_loads_nor_failures() {
+    for verdict in [Verdict::Value, Verdict::Fail] {
+        let source = Source::default();
+        source.set(verdict);
+        let load = source.clone();
+        let cache =
+            Cache::builder().max_capacity(0).loader(move |key| load.clone().load(key)).build();
+        assert_eq!(done(poll_once(pin!(cache.get(1)))).is_ok(), matches!(verdict, Verdict::Value));
+        let own = cache.cache().try_get_with(1, ready(Err::<u64, _>("no")));
+        assert!(poll_once(pin!(own)).is_ready());
+        let stats = cache.cache().stats();
+        assert_eq!((stats.misses, stats.refused, stats.loads, stats.load_failures), (2, 2, 0, 0));
+    }
+}

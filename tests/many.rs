@@ -866,3 +866,16 @@ fn a_bulk_load_that_asks_for_one_of_its_own_keys_is_told_at_once() {
     });
     assert_eq!(done(poll_once(pin!(nested))), tenfold_map([1, 2]));
 }
+
+#[test]
+fn pairs_that_ask_for_a_key_of_their_own_load_are_told_at_once() {
+    let cache = Bulk::new(10);
+    let bulk = cache.get_many([1, 2], |missing| {
+        let asks = |_| cache.get_or_insert_with_timeout(2, std::time::Duration::ZERO, || 0);
+        ready(missing.into_iter().map(move |key| (key, asks(key).unwrap_or(0))))
+    });
+    let mut bulk = Box::pin(bulk);
+    let panic = catch_unwind(AssertUnwindSafe(|| poll_once(bulk.as_mut()))).expect_err("panics");
+    assert!(message(panic).contains("recursive load"));
+    assert_eq!(done(poll_once(pin!(cache.get_with(2, ready(3))))), 3);
+}

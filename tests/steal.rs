@@ -385,4 +385,124 @@ fn calls_are_send_if_their_parts_are() {
     let cache: Cache<String, Arc<str>> = Cache::new(8);
     is_send(cache.get_with(String::new(), ready("".into())).steal_after(|| ready(())));
     is_send(cache.try_get_with(String::new(), ready(Ok::<_, u8>("".into()))));
+    let cache = Cache::builder().loader_infallible(|_: String| ready(Arc::<str>::from(""))).build();
+    is_send(cache.get(String::new()));
+    is_send(cache.get(String::new()).steal_after(|| ready(())));
+    is_send(cache.get_many([String::new()]));
+}
+
+// ---- Of a cache with a loader ---------------------------------------------------------------------
+
+#[test]
+fn a_get_whose_leader_is_a_caller_that_is_never_polled_again_steals() {
+    let (runs, timers) = (Arc::<Event>::default(), Timers::default());
+    let loader = {
+        let run = runs.clone();
+        move |key: u64| {
+            let run = run.clone();
+            async move {
+                run.raise();
+                Ok::<_, String>(10 * key)
+            }
+        }
+    };
+    let cache = Cache::builder().max_capacity(8).loader(loader).build();
+    let leader = stuck(cache.cache(), 1);
+    let mut call = Box::pin(cache.get(1).steal_after(|| timers.make()));
+    let flag = Flag::new();
+    assert!(flag.poll(call.as_mut()).is_pending());
+    assert!(poll_once(pin!(runs.wait())).is_pending(), "the loader has not been asked");
+    timers.go_off(0);
+    assert!(flag.take(), "woken by its timer");
+    assert_eq!(flag.poll(call.as_mut()), Poll::Ready(Ok(10)));
+    drop(leader);
+    assert_eq!((cache.get_if_present(&1), timers.made()), (Some(10), 1));
+}
+
+#[test]
+fn a_get_makes_no_timer_for_a_load_of_the_loader_and_drops_one_with_its_wait() {
+    let (done, tally) = (Event::default(), Tally::default());
+    let gate = done.clone();
+    let loader = move |key: u64| {
+        let gate = gate.wait();
+        async move {
+            gate.await;
+            10 * key
+        }
+    };
+    let cache = Cache::builder().max_capacity(8).loader_infallible(loader).build();
+    let timer = || {
+        let held = Counted::new((), &tally);
+        async move {
+            pending::<()>().await;
+            drop(held);
+        }
+    };
+    let mut first = Box::pin(cache.get(2).steal_after(timer));
+    let mut second = Box::pin(cache.get(2).steal_after(timer));
+    assert!(poll_once(first.as_mut()).is_pending());
+    assert!(poll_once(second.as_mut()).is_pending());
+    assert_eq!(tally.alive(), 0, "whoever waits drives it");
+
+    let leader = stuck(cache.cache(), 1);
+    let mut ends = Box::pin(cache.get(1).steal_after(timer));
+    let mut gone = Box::pin(cache.get(1).steal_after(timer));
+    assert!(poll_once(ends.as_mut()).is_pending());
+    assert!(poll_once(gone.as_mut()).is_pending());
+    assert_eq!(tally.alive(), 2);
+    drop(gone);
+    assert_eq!(tally.alive(), 1);
+    drop(leader);
+    assert!(poll_once(ends.as_mut()).is_pending(), "the loader has taken over");
+    assert_eq!(tally.alive(), 0);
+    done.raise();
+    assert_eq!(poll_once(ends.as_mut()), Poll::Ready(Ok(10)));
+    assert_eq!(poll_once(first.as_mut()), Poll::Ready(Ok(20)));
+    assert_eq!(poll_once(second.as_mut()), Poll::Ready(Ok(20)));
+}
+
+#[test]
+fn of_twenty_gets_that_lose_patience_with_one_leader_the_loader_runs_once() {
+    let runs = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = runs.clone();
+    let loader = move |key: u64| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        ready(10 * key)
+    };
+    let (cache, timers) =
+        (Cache::builder().max_capacity(8).loader_infallible(loader).build(), Timers::default());
+    let _leader = stuck(cache.cache(), 1);
+    let mut calls: Vec<_> =
+        (0..20).map(|_| Box::pin(cache.get(1).steal_after(|| timers.make()))).collect();
+    for call in &mut calls {
+        assert!(poll_once(call.as_mut()).is_pending());
+    }
+    (0..20).for_each(|which| timers.go_off(which));
+    for call in &mut calls {
+        assert_eq!(poll_once(call.as_mut()), Poll::Ready(Ok(10)));
+    }
+    assert_eq!(runs.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_call_that_joins_a_load_of_a_loader_drives_it_and_takes_it_out_when_its_patience_ends() {
+    let (done, timers) = (Event::default(), Timers::default());
+    let gate = done.clone();
+    let loader = move |key: u64| {
+        let gate = gate.wait();
+        async move {
+            gate.await;
+            10 * key
+        }
+    };
+    let cache = Cache::builder().max_capacity(8).loader_infallible(loader).build();
+    let mut get = Box::pin(cache.get(1));
+    assert!(poll_once(get.as_mut()).is_pending());
+    let mut thief = Box::pin(cache.cache().get_with(1, ready(2)).steal_after(|| timers.make()));
+    assert!(poll_once(thief.as_mut()).is_pending());
+    timers.go_off(0);
+    assert_eq!(poll_once(thief.as_mut()), Poll::Ready(2));
+    done.raise();
+    assert_eq!(poll_once(get.as_mut()), Poll::Ready(Ok(10)), "its own callers get its result");
+    assert_eq!(cache.get_if_present(&1), Some(2), "which is not stored");
 }

@@ -317,43 +317,26 @@ where
 
     /// The leader's result: into the cache, and to the waiters.
     fn settle(&self, seat: &Seat<'_, K, V>, result: Result<V, E>) -> Result<V, StdArc<E>> {
-        let entered = seat.entered();
         match result {
             Ok(value) => {
-                let _ = self.core.complete(entered, || value.clone());
-                if !entered.flight.close_alone() {
-                    let outcome = Outcome::Value(value.clone());
-                    // SAFETY: this caller holds the lead and closes once.
-                    unsafe { entered.flight.close_with(outcome) };
-                }
+                super::settle(self.core, seat.entered(), &value);
                 Ok(value)
             }
             Err(error) => {
                 let error = StdArc::new(error);
-                self.fail(seat, || Outcome::Failed(error.clone()));
+                super::fail(self.core, seat.entered(), || Outcome::Failed(error.clone()));
                 Err(error)
             }
         }
     }
 
-    fn fail(&self, seat: &Seat<'_, K, V>, outcome: impl FnOnce() -> Outcome<V>) {
-        let entered = seat.entered();
-        self.core.count(&reclaim::pin(), Counter::LoadFailures);
-        // Out of the cache first: who comes after the error starts a load of its own.
-        self.core.end_flight(entered.id);
-        if !entered.flight.close_alone() {
-            // SAFETY: this caller holds the lead, and `fail` is called for a flight that is open.
-            unsafe { entered.flight.close_with(outcome()) };
-        }
-    }
-
     fn panicked(&self, seat: Seat<'_, K, V>, payload: Box<dyn Any + Send>) -> ! {
-        let flight = seat.entered().flight;
-        if !flight.is_closed() {
-            self.fail(&seat, || Outcome::Panicked(panic_message(&*payload)));
+        let entered = seat.entered();
+        if !entered.flight.is_closed() {
+            super::fail(self.core, entered, || Outcome::Panicked(panic_message(&*payload)));
         }
         // The first panic counts.
-        let _ = catch_unwind(AssertUnwindSafe(|| flight.wake_closed()));
+        let _ = catch_unwind(AssertUnwindSafe(|| entered.flight.wake_closed()));
         drop(seat);
         resume_unwind(payload)
     }

@@ -24,6 +24,7 @@ use crate::raw::reclaim;
 use crate::raw::seat::{Admission, Seat};
 use crate::raw::state::Completion;
 use crate::raw::waiters::Node;
+use crate::stats::Counter;
 use crate::sync::{Arc, FirstPanic};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -160,6 +161,25 @@ where
     }
 }
 
+/// Runs `poll` as part of a run.
+fn within<K, V, R>(
+    queue: &Option<Sitting<'_, K, V>>,
+    basis: &mut Basis<'_, K, V>,
+    poll: impl FnOnce() -> R,
+) -> R
+where
+    K: Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    in_queue(queue, || match basis {
+        Basis::Load(load) => {
+            load.note_wait();
+            frames::within(&load.flight().place, poll)
+        }
+        Basis::Value(_) | Basis::Nothing => poll(),
+    })
+}
+
 /// What a run came to.
 enum Ended<V, E> {
     With(Result<CompResult<V>, E>),
@@ -180,8 +200,8 @@ where
     queue: Option<Sitting<'a, K, V>>,
     core: &'a Arc<Core<K, V>>,
     tag: Tag,
-    key: K,
-    decide: D,
+    /// None once it is over.
+    what: Option<(K, D)>,
 }
 
 impl<'a, K, V, D, F, E> ComputeLoad<'a, K, V, D, F>
@@ -192,7 +212,18 @@ where
     F: Future<Output = Result<Op<V>, E>>,
 {
     pub(crate) fn new(core: &'a Arc<Core<K, V>>, tag: Tag, key: K, decide: D) -> Self {
-        Self { future: None, stage: Stage::Start, queue: None, core, tag, key, decide }
+        Self {
+            future: None,
+            stage: Stage::Start,
+            queue: None,
+            core,
+            tag,
+            what: Some((key, decide)),
+        }
+    }
+
+    fn key(&self) -> &K {
+        &self.what.as_ref().expect("not over").0
     }
 
     #[track_caller]
@@ -213,19 +244,20 @@ where
     }
 
     /// Begins a run.
-    fn run(&mut self, basis: Basis<'a, K, V>) {
+    fn run(&mut self, mut basis: Basis<'a, K, V>) {
         let present = match &basis {
             Basis::Value(lease) => Some(lease.value().clone()),
             Basis::Load(_) | Basis::Nothing => None,
         };
-        self.future = Some((self.decide)(present));
+        let (_, decide) = self.what.as_mut().expect("not over");
+        self.future = Some(within(&self.queue, &mut basis, || decide(present)));
         self.stage = Stage::Run(basis);
     }
 
     /// What there is of the key. True: the stage is another now; false: wait.
     fn look(&mut self, cx: &mut Context<'_>) -> bool {
         let core = self.core;
-        match core.lease(self.tag, &self.key) {
+        match core.lease(self.tag, self.key()) {
             Held::Value(lease) => {
                 self.run(Basis::Value(lease));
                 return true;
@@ -242,7 +274,7 @@ where
             }
             Held::Nothing => {}
         }
-        let key = self.key.clone();
+        let key = self.key().clone();
         let mut guard = reclaim::pin();
         let admission = core.admit(&mut guard, self.tag, key, Drive::Caller);
         match admission {
@@ -273,6 +305,7 @@ where
             Ok(op) => op,
             Err(error) => {
                 if let Basis::Load(load) = basis {
+                    self.core.count(&reclaim::pin(), Counter::LoadFailures);
                     self.core.end_flight(load.id());
                     load.abort();
                 }
@@ -286,7 +319,7 @@ where
                 self.core.remove_leased(self.tag, &lease).then_some(CompResult::Removed(old))
             }
             (Basis::Value(lease), Op::Put(value)) => {
-                let (key, copy) = (self.key.clone(), value.clone());
+                let (key, copy) = (self.key().clone(), value.clone());
                 match self.core.put_leased(self.tag, key, &lease, value) {
                     Settled::Stored => Some(CompResult::ReplacedWith(copy)),
                     Settled::Bypassed(value) => Some(CompResult::Bypassed(value)),
@@ -311,7 +344,7 @@ where
     }
 
     fn is_entry(&self) -> bool {
-        self.core.contains(&reclaim::pin(), self.tag, &self.key)
+        self.core.contains(&reclaim::pin(), self.tag, self.key())
     }
 
     /// A value for a key that had none: into the cache, and to those who waited for the load.
@@ -326,11 +359,7 @@ where
             return None;
         }
         self.core.end_flight(load.id());
-        if !entered.flight.close_alone() {
-            let outcome = Outcome::Value(value.clone());
-            // SAFETY: this caller holds the lead and closes once.
-            unsafe { entered.flight.close_with(outcome) };
-        }
+        super::close(entered, || Outcome::Value(value.clone()));
         entered.flight.wake_closed();
         Some(if is_stored { CompResult::Inserted(value) } else { CompResult::Bypassed(value) })
     }
@@ -342,7 +371,7 @@ where
         loop {
             match &mut self.stage {
                 Stage::Start => {
-                    self.stage = match self.core.queue_up(self.tag, &self.key) {
+                    self.stage = match self.core.queue_up(self.tag, self.key()) {
                         Some((seat, is_first)) => {
                             Self::refuse_recursion(seat.entered().flight);
                             self.queue.insert(Sitting::new(seat, is_first)).note_wait();
@@ -403,13 +432,7 @@ where
                     let future = self.future.as_mut().expect("there is one to run");
                     // SAFETY: `future` is pinned with `self`, and dropped in place.
                     let future = unsafe { Pin::new_unchecked(future) };
-                    let polled = in_queue(&self.queue, || match basis {
-                        Basis::Load(load) => {
-                            load.note_wait();
-                            frames::within(&load.flight().place, || future.poll(cx))
-                        }
-                        Basis::Value(_) | Basis::Nothing => future.poll(cx),
-                    });
+                    let polled = within(&self.queue, basis, || future.poll(cx));
                     let Poll::Ready(decided) = polled else { return Poll::Pending };
                     self.future = None;
                     let Stage::Run(basis) = std::mem::replace(&mut self.stage, Stage::Look) else {
@@ -418,6 +441,8 @@ where
                     if let Ended::With(result) = self.settle(basis, decided) {
                         self.stage = Stage::Done;
                         self.queue = None;
+                        // Before the return: a destructor that panicked after it would leak what is returned.
+                        self.what = None;
                         return Poll::Ready(result);
                     }
                 }

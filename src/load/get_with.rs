@@ -83,7 +83,9 @@ where
     /// value, waits for a newer load, or leads one of its own, whose result is stored. So of any number of
     /// callers that lose patience with one load, one runs its own, and each stuck leader costs one timer. A
     /// load that was taken out of the cache runs on: its leader, if it is polled again, and those who still
-    /// wait for it get its result, which is not stored. It touches no newer entry.
+    /// wait for it get its result, which is not stored. It touches no newer entry. A load of a
+    /// [`LoadingCache`](crate::LoadingCache)'s loader, which this call drives while it waits, is left in the same way:
+    /// so take a time that loads don't.
     ///
     /// Costs nothing to who finds the value, and a timer to who waits. Replaces an earlier timer.
     ///
@@ -110,7 +112,7 @@ where
         M: FnMut() -> T,
         T: Future,
     {
-        GetWith { load: self.load.with_patience(StealAfter(timer)) }
+        GetWith { load: self.load.with_patience(StealAfter::new(timer)) }
     }
 }
 
@@ -131,7 +133,7 @@ where
         M: FnMut() -> T,
         T: Future,
     {
-        TryGetWith { load: self.load.with_patience(StealAfter(timer)) }
+        TryGetWith { load: self.load.with_patience(StealAfter::new(timer)) }
     }
 }
 

@@ -17,7 +17,7 @@
 use super::bells::Bells;
 use super::frames::{self, Bulk};
 use super::shared::{Driver, Ended};
-use super::{Listener, RECURSIVE, note_wait, panic_message};
+use super::{Listener, RECURSIVE, is_inside_load, note_wait, panic_message};
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
 use crate::raw::flight::{Drive, FlightId, Outcome, Turn};
@@ -223,7 +223,7 @@ where
 
     /// Notes what this call waits for, if it is polled inside a load, or was: what is new notes for itself.
     fn note_waits(&mut self) -> Result<(), Circle> {
-        let is_inside = frames::innermost(|load| load.is_some());
+        let is_inside = is_inside_load();
         if std::mem::replace(&mut self.is_inside, is_inside) || is_inside {
             for item in &mut self.items {
                 if let Stage::Joined(id, _, edge) = &mut item.stage {
@@ -417,13 +417,19 @@ where
         if matches!(polled, Ok(Poll::Pending)) {
             return Ok(());
         }
-        let Round { number, items, future, .. } = self.rounds.swap_remove(at);
+        let Round { number, items, bulk, edge, future } = self.rounds.swap_remove(at);
         match polled {
             Ok(Poll::Ready(Ok(pairs))) => {
                 let mut panics = FirstPanic::default();
-                // The iterator, a key's Hash and Eq and a value's Clone are the load's: so are their panics.
-                let taken = catch_unwind(AssertUnwindSafe(|| {
-                    for (key, value) in pairs {
+                // The iterator is part of the load: it may ask for keys, and may panic. What it gave before stays.
+                let mut taken = Vec::new();
+                let ended = catch_unwind(AssertUnwindSafe(|| {
+                    frames::within_bulk(&bulk, || taken.extend(pairs));
+                }));
+                drop((bulk, edge));
+                // So are a key's Hash and Eq and a value's Clone.
+                let settled = catch_unwind(AssertUnwindSafe(|| {
+                    for (key, value) in taken {
                         if let Some(&item) = self.place.get(&key) {
                             if self.items[item].round == number && self.is_led(item) {
                                 self.settle(item, value, &mut panics);
@@ -431,7 +437,15 @@ where
                         }
                     }
                 }));
-                if let Err(payload) = taken {
+                let failed = match (ended, settled) {
+                    (Ok(()), Ok(())) => None,
+                    (Ok(()), Err(payload)) => Some(payload),
+                    (Err(payload), second) => {
+                        std::mem::forget(second);
+                        Some(payload)
+                    }
+                };
+                if let Some(payload) = failed {
                     panics.swallow();
                     let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
                     self.panicked(&items, payload);
@@ -465,12 +479,7 @@ where
     fn settle(&mut self, item: usize, value: V, panics: &mut FirstPanic) {
         if let Stage::Led(id) = self.items[item].stage {
             let entered = self.core.flights().entered(id);
-            let _ = self.core.complete(entered, || value.clone());
-            if !entered.flight.close_alone() {
-                let outcome = Outcome::Value(value.clone());
-                // SAFETY: this caller holds the lead and closes once.
-                unsafe { entered.flight.close_with(outcome) };
-            }
+            super::settle(self.core, entered, &value);
             self.items[item].stage = Stage::Over;
             let seat = self.seat(id);
             panics.catch(|| entered.flight.wake_closed());
@@ -489,36 +498,22 @@ where
         let Stage::Led(id) = std::mem::replace(&mut self.items[item].stage, Stage::Over) else {
             return;
         };
-        let core = self.core;
         let seat = self.seat(id);
-        let flight = seat.entered().flight;
+        let entered = seat.entered();
         let outcome = match end {
-            End::LeftOut => None,
-            End::Failed(error) => Some(Outcome::Failed(error)),
-            End::Panicked(message) => Some(Outcome::Panicked(message)),
-        };
-        if outcome.is_some() {
-            core.count(&reclaim::pin(), Counter::LoadFailures);
-        }
-        // Out of the cache first: who comes after it starts a load of its own.
-        panics.catch(|| {
-            core.end_flight(id);
-        });
-        match outcome {
-            None => {
+            End::LeftOut => {
                 // Without an outcome: those who wait find out anew.
-                flight.abort();
+                self.core.end_flight(id);
+                entered.flight.abort();
                 #[cfg(not(alru_mutation = "left_out_asleep"))]
-                panics.catch(|| flight.waiters.wake_all());
+                panics.catch(|| entered.flight.waiters.wake_all());
+                return panics.catch(|| drop(seat));
             }
-            Some(outcome) => {
-                if !flight.close_alone() {
-                    // SAFETY: this caller holds the lead and closes once.
-                    unsafe { flight.close_with(outcome) };
-                }
-                panics.catch(|| flight.wake_closed());
-            }
-        }
+            End::Failed(error) => Outcome::Failed(error),
+            End::Panicked(message) => Outcome::Panicked(message),
+        };
+        super::fail(self.core, entered, || outcome);
+        panics.catch(|| entered.flight.wake_closed());
         panics.catch(|| drop(seat));
     }
 

@@ -10,12 +10,16 @@ pub(crate) mod many;
 pub(crate) mod patience;
 pub(crate) mod shared;
 
-use crate::raw::flight::Entered;
+use crate::raw::core::Core;
+use crate::raw::flight::{Entered, Outcome};
 use crate::raw::graph::{Circle, Edge};
+use crate::raw::reclaim;
 use crate::raw::waiters::Node;
+use crate::stats::Counter;
+use crate::sync::Arc;
 use std::any::Any;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::Arc as StdArc;
 use std::task::Waker;
 
 /// A waiter's node, joined on its first poll that has to wait.
@@ -53,12 +57,45 @@ impl Listener {
 const RECURSIVE: &str = "recursive load: a load waits for its own result, directly or by way of the loads that it asks for";
 
 /// What a panic said.
-fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
+fn panic_message(payload: &(dyn Any + Send)) -> StdArc<str> {
     let message = payload
         .downcast_ref::<&'static str>()
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     message.unwrap_or("a load panicked").into()
+}
+
+/// The value of a load, by who leads it: into the cache, and to the waiters; [`Flight::wake_closed`] is owed then.
+///
+/// [`Flight::wake_closed`]: crate::raw::flight::Flight::wake_closed
+fn settle<K, V>(core: &Arc<Core<K, V>>, entered: Entered<'_, V>, value: &V)
+where
+    K: Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    let _ = core.complete(entered, || value.clone());
+    close(entered, || Outcome::Value(value.clone()));
+}
+
+/// The failure of a load, by who leads it: out of the cache, and to the waiters; to be woken as after `settle`.
+fn fail<K, V>(core: &Arc<Core<K, V>>, entered: Entered<'_, V>, outcome: impl FnOnce() -> Outcome<V>)
+where
+    K: Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    core.count(&reclaim::pin(), Counter::LoadFailures);
+    // Out of the cache first: who comes after the error starts a load of its own.
+    core.end_flight(entered.id);
+    close(entered, outcome);
+}
+
+/// Closes a flight that is open, by who leads it. `outcome` is made if there is anybody to see it.
+fn close<V>(entered: Entered<'_, V>, outcome: impl FnOnce() -> Outcome<V>) {
+    if !entered.flight.close_alone() {
+        let outcome = outcome();
+        // SAFETY: the caller holds the lead and closes once.
+        unsafe { entered.flight.close_with(outcome) };
+    }
 }
 
 /// Notes that this call waits for the flight, or leads it, on behalf of the load that this thread is polling, if
@@ -69,4 +106,9 @@ fn panic_message(payload: &(dyn Any + Send)) -> Arc<str> {
 fn note_wait<V>(edge: &mut Edge, entered: Entered<'_, V>) -> Result<(), Circle> {
     // SAFETY: the poller that a frame belongs to sits in its flight, and the caller in the other.
     frames::innermost(|load| unsafe { edge.draw(load, &entered.flight.place) })
+}
+
+/// Is this thread polling a load?
+pub(crate) fn is_inside_load() -> bool {
+    frames::innermost(|load| load.is_some())
 }

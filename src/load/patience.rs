@@ -41,7 +41,13 @@ impl Patience for Forever {
 /// Waits for one timer a load, then takes the load out of the cache; see
 /// [`GetWith::steal_after`](crate::GetWith::steal_after).
 #[derive(Clone)]
-pub struct StealAfter<M>(pub(super) M);
+pub struct StealAfter<M>(M);
+
+impl<M> StealAfter<M> {
+    pub(crate) fn new(timer: M) -> Self {
+        Self(timer)
+    }
+}
 
 impl<M> std::fmt::Debug for StealAfter<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -17,7 +17,7 @@ use crate::raw::core::Core;
 use crate::raw::flight::{
     Drive, Entered, Flight, FlightId, Load, Outcome, Released, Resident, Turn,
 };
-use crate::raw::graph::Edge;
+use crate::raw::graph::{Circle, Edge};
 use crate::raw::reclaim;
 use crate::raw::seat::{Admission, Seat};
 use crate::stats::Counter;
@@ -198,10 +198,7 @@ where
                 Outcome::Value(value) => {
                     let _ = self.core.complete(self.entered, || value.clone());
                 }
-                Outcome::Failed(_) | Outcome::Panicked(_) => {
-                    self.core.count(&reclaim::pin(), Counter::LoadFailures);
-                    self.core.end_flight(self.entered.id);
-                }
+                Outcome::Failed(_) | Outcome::Panicked(_) => self.take_out(),
             }
             if flight.close_alone() {
                 return Ended::of_alone(outcome);
@@ -221,10 +218,17 @@ where
         }
     }
 
+    /// A load that failed: counted if it was counted as a load, which one for a single caller is not.
+    fn take_out(&self) {
+        if self.entered.flight.slot().0 != 0 {
+            self.core.count(&reclaim::pin(), Counter::LoadFailures);
+        }
+        self.core.end_flight(self.entered.id);
+    }
+
     fn panicked(&self, payload: Box<dyn Any + Send>) -> ! {
         let flight = self.entered.flight;
-        self.core.count(&reclaim::pin(), Counter::LoadFailures);
-        self.core.end_flight(self.entered.id);
+        self.take_out();
         // SAFETY: holds POLLING.
         let future = unsafe { flight.take_future() };
         if !flight.is_closed() {
@@ -306,12 +310,20 @@ where
         self.flight().is_shared()
     }
 
+    /// Notes on whose behalf this waiter waits, as each of its polls does.
+    ///
+    /// # Errors
+    /// [`Circle`] if it would wait for itself. So its next poll tells.
+    pub(crate) fn note_wait(&mut self) -> Result<(), Circle> {
+        note_wait(&mut self.edge, self.core.flights().entered(self.id))
+    }
+
     /// Waits for the end, driving the load whenever nobody else does.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended<V>> {
-        let entered = self.core.flights().entered(self.id);
-        if note_wait(&mut self.edge, entered).is_err() {
+        if self.note_wait().is_err() {
             return Poll::Ready(Ended::Recursive);
         }
+        let entered = self.core.flights().entered(self.id);
         self.listener.listen(entered, cx.waker());
         let flight = entered.flight;
         if !flight.is_shared() {
@@ -334,9 +346,14 @@ where
         self.driver().abort();
     }
 
+    /// Takes the load out of the cache: it runs on for its callers.
+    pub(crate) fn take_out(&self) {
+        self.core.end_flight(self.id);
+    }
+
     /// Takes a caller's own load out of the cache, and lets all its waiters look up.
     pub(crate) fn detach(&self) {
-        self.core.end_flight(self.id);
+        self.take_out();
         self.flight().waiters.wake_all();
     }
 

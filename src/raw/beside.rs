@@ -186,7 +186,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 return None;
             }
             let copy = key.clone();
-            let entered = self.flights.begin(Drive::Caller).ok()?;
+            let entered = self.flights.begin(Drive::Queue).ok()?;
             let seat = Unpublished(Some(Seat { core: self, id: entered.id }));
             // SAFETY: begun here, and not shown yet.
             unsafe { self.aside.board(Purpose::Queue, tag, entered, copy) }.ok()?;

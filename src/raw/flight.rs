@@ -1,7 +1,7 @@
 //! Flights: loads on their way, one a pending slot.
 //!
 //! ```text
-//!  word   count 24 | CLOSED | LEAD | POLLING | NOTIFIED | OUTCOME | ABORTED | SHARED | spare | generation 16
+//!  word   count 24 | CLOSED | LEAD | POLLING | NOTIFIED | OUTCOME | ABORTED | SHARED | QUEUE | spare | generation 16
 //! ```
 //! * Everybody who has business with a flight **enters** it first (count + 1), and leaves it. A count that
 //!   reached zero is CLOSED for ever: whoever comes later starts anew. The one whose leaving makes the count
@@ -13,6 +13,7 @@
 //! * **SHARED** says which of the two a flight is. It is set for life, at the start, or by a waiter with a
 //!   loader at hand that finds the lead of a caller-driven flight free (`try_share`): LEAD and SHARED are
 //!   never set together, so the two kinds of turn exclude each other.
+//! * **QUEUE**, for life: the flight is the queue of a key's computes, and no load.
 //! * The holder of LEAD or POLLING may write the outcome, sets CLOSED and OUTCOME together, and wakes all.
 //!   `abort` sets CLOSED and ABORTED without it.
 //! * The future is dropped by whoever makes the word CLOSED and not POLLING: the closer if nobody polls,
@@ -45,6 +46,7 @@ const NOTIFIED: u64 = POLLING << 1;
 const OUTCOME: u64 = NOTIFIED << 1;
 const ABORTED: u64 = OUTCOME << 1;
 const SHARED: u64 = ABORTED << 1;
+const QUEUE: u64 = SHARED << 1;
 const GENERATION_SHIFT: u32 = 48;
 const GENERATION: u64 = !0 << GENERATION_SHIFT;
 
@@ -100,6 +102,8 @@ pub enum Drive {
     Caller,
     /// Whoever holds POLLING polls the flight's future.
     Shared,
+    /// As `Caller`, but the flight is no load: who holds LEAD has the turn to compute a key.
+    Queue,
 }
 
 /// What a waiter that may lead found.
@@ -190,6 +194,7 @@ impl<V> Flight<V> {
         let turn = match drive {
             Drive::Caller => LEAD,
             Drive::Shared => POLLING | SHARED,
+            Drive::Queue => LEAD | QUEUE,
         };
         // Release: the flight is this thread's alone until then (CLOSED with count zero: nobody enters).
         self.word.store(generation | turn | 1, Release);
@@ -442,7 +447,7 @@ impl<V> Flights<V> {
     /// Loads that have not ended. Looks at every flight there ever was at once.
     pub fn open(&self) -> usize {
         let flights = (1..self.fresh.load(Acquire)).filter_map(|i| self.cells.get(i as usize));
-        flights.filter(|f| !f.is_closed()).count()
+        flights.filter(|f| f.word.load(Acquire) & (CLOSED | QUEUE) == 0).count()
     }
 
     /// One more than the largest index that was handed out.
@@ -519,11 +524,15 @@ impl<V> Flights<V> {
         }
     }
 
-    /// Enters each open flight in turn.
+    /// Enters each open flight that is a load in turn.
     pub fn enter_each(&self) -> impl Iterator<Item = Entered<'_, V>> {
         (1..self.fresh.load(Acquire)).filter_map(|index| {
             let flight = self.cells.get(index as usize)?;
-            let generation = flight.word.load(Acquire) >> GENERATION_SHIFT;
+            let word = flight.word.load(Acquire);
+            let generation = word >> GENERATION_SHIFT;
+            if word & QUEUE != 0 {
+                return None;
+            }
             self.enter(FlightId(generation << INDEX_BITS | index as u64))
         })
     }

@@ -98,6 +98,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         'a: 'g,
     {
         if self.capacity() == Some(0) {
+            self.count(guard, Counter::Refused);
             return Admission::Refused(key);
         }
         let mut key = key;
