@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::sync::Barrier;
 use std::sync::mpsc::channel;
 use std::thread;
 
@@ -19,6 +20,7 @@ fn with_no_guard_held_one_call_of_run_pending_tasks_leaves_the_residents_alive_a
     a_guard_that_was_held_for_long();
     threads_that_are_gone();
     a_thread_local_that_uses_the_cache_as_its_thread_ends();
+    more_threads_than_there_are_ids();
 }
 
 fn churn_on_one_thread() {
@@ -147,6 +149,34 @@ fn a_thread_local_that_uses_the_cache_as_its_thread_ends() {
     cache.run_pending_tasks();
     assert_eq!(tally.alive() as u64, cache.entry_count());
     assert!(cache.entry_count() > 0);
+    drop(cache);
+    assert_eq!(tally.alive(), 0);
+}
+
+/// Threads beyond the ids have no cell to name what they read, no trail and no magazine.
+fn more_threads_than_there_are_ids() {
+    const THREADS: u64 = 300;
+    let tally = Tally::default();
+    let cache: CountedCache = Cache::new(64);
+    let all_are_here = Barrier::new(THREADS as usize);
+    thread::scope(|s| {
+        for id in 0..THREADS {
+            let (cache, tally, all_are_here) = (&cache, &tally, &all_are_here);
+            s.spawn(move || {
+                // Each has an id now that can have one.
+                drop(cache.get(&id));
+                all_are_here.wait();
+                for value in 0..200 {
+                    cache.insert((value + id) % 100, Counted::new(value, tally));
+                    // Counted: a clone of a dropped one panics.
+                    drop(cache.get(&((value * 7 + id) % 100)));
+                    cache.remove(&((value * 3 + id) % 100));
+                }
+            });
+        }
+    });
+    cache.run_pending_tasks();
+    assert_eq!(tally.alive() as u64, cache.entry_count());
     drop(cache);
     assert_eq!(tally.alive(), 0);
 }

@@ -453,9 +453,10 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// Marks the batch ripe after a grace period, and those of its slots held that are read without a pin. The closure holds the core, moves links only, and fits
-    /// crossbeam's inline storage. It may be the last to hold the core, but no user code goes with that: keys,
-    /// values, clock, futures and wakers went with the last handle (`drop_contents`).
+    /// Marks the batch ripe after a grace period, and those of its slots held that are read without a pin. The
+    /// closure holds the core, moves links only, and fits crossbeam's inline storage. It may be the last to hold
+    /// the core, but no user code goes with that: keys, values, clock, futures and wakers went with the last
+    /// handle (`drop_contents`).
     pub(super) fn defer(self: &Arc<Self>, guard: &Guard, batch: Sealed) {
         if self.has_shields && !hazard::hold_what_is_read(&self.slab) {
             // The kernel took back what it granted when the cache was built. Somebody may read these slots for ever.
