@@ -13,7 +13,7 @@ use crate::load::shared::Handle;
 use crate::raw::bin::Tag;
 use crate::raw::core::Core;
 use crate::raw::reclaim;
-use crate::stats::{Counter, Stats};
+use crate::stats::Stats;
 use crate::sync::Arc;
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -157,7 +157,7 @@ where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.core.read(self.tag(key), key, |thread| self.core.count_for(thread, Counter::Misses))
+        self.core.read::<true, _>(self.tag(key), key)
     }
 
     /// As [`get`](Self::get), but touches neither the statistics nor the entry's standing with the

@@ -56,6 +56,7 @@ where
     V: Clone + Send + Sync + 'static,
     S: BuildHasher,
 {
+    #[inline(always)]
     pub(crate) fn new(cache: &'a Cache<K, V, S>) -> Self {
         Self {
             cache,

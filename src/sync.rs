@@ -236,12 +236,6 @@ impl Parker {
         self.woken.swap(false, atomic::Ordering::Acquire)
     }
 
-    /// Is there a wake to take?
-    pub(crate) fn is_woken(&self) -> bool {
-        // Relaxed: read again by `take_wake`.
-        self.woken.load(atomic::Ordering::Relaxed)
-    }
-
     /// Gives the thread a token.
     pub(crate) fn unpark(&self) {
         self.thread.unpark();

@@ -466,6 +466,28 @@ fn a_thread_that_is_unparked_by_others_keeps_waiting_and_loses_no_token() {
     }
 }
 
+/// The last token of the other thread and that of the end of the load come as one: std has no two.
+#[test]
+fn a_token_that_comes_together_with_the_wake_is_not_lost() {
+    for _ in 0..300 {
+        let (cache, done) = (patient(), Event::default());
+        let mut leader = Box::pin(cache.get_with(1, load(&done, 1)));
+        assert!(poll_once(leader.as_mut()).is_pending());
+        done.raise();
+        thread::scope(|s| {
+            let waiter = s.spawn(|| {
+                assert_eq!(cache.get_or_insert_with(1, || unreachable!("joined")), 1);
+                // As above.
+                thread::park();
+            });
+            until_joined(&cache, 1);
+            waiter.thread().unpark();
+            assert_eq!(poll_once(leader.as_mut()), Poll::Ready(1));
+            waiter.join().expect("no panic");
+        });
+    }
+}
+
 // ---- Loads of a loader ----------------------------------------------------------------------------
 
 #[test]

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use alru::{AlruCache, Cache, LoadError, ManualTime};
-use common::runtimes::{on_all_runtimes, poll_here, until};
+use common::runtimes::{LIMIT, on_all_runtimes, poll_here, until};
 use common::sources::{Cached, Caller, Function, Source, Verdict, call, info, value};
 use common::{Flag, poll_once};
 
@@ -633,7 +633,7 @@ fn f14_a_load_survives_the_runtime_that_began_it() {
         })
         .await
     });
-    wait_for_it.recv().expect("the first caller began");
+    wait_for_it.recv_timeout(LIMIT).expect("the first caller began");
     let mut second = Caller::waiting(&cache, 1);
     drop(runtime);
     function.set(Verdict::Value);
@@ -689,7 +689,7 @@ fn f14_a_load_survives_a_tokio_runtime_of_one_thread_and_an_executor_of_smol() {
     type Begin = fn(Pin<Box<dyn Future<Output = ()> + Send>>) -> Box<dyn Send>;
     let tokio: Begin = |first| {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(async { tokio::spawn(first) });
+        runtime.spawn(first);
         runtime.block_on(tokio::task::yield_now());
         Box::new(runtime)
     };
@@ -704,7 +704,7 @@ fn f14_a_load_survives_a_tokio_runtime_of_one_thread_and_an_executor_of_smol() {
         let cache = function.cache().build();
         let (begun, wait_for_it) = std::sync::mpsc::channel();
         let runtime = begin(Box::pin(call_and_tell(cache.clone(), begun)));
-        wait_for_it.recv().expect("the first caller began");
+        wait_for_it.recv_timeout(LIMIT).expect("the first caller began");
         let mut second = Caller::waiting(&cache, 1);
         drop(runtime);
         assert_eq!((function.runs(), function.gone()), (1, 0));
@@ -729,7 +729,7 @@ fn f14_a_load_that_cannot_outlive_its_runtime_ends_in_an_error_and_not_in_a_hang
         .expect("a runtime");
     let (begun, wait_for_it) = std::sync::mpsc::channel();
     runtime.spawn(call_and_tell(cache.clone(), begun));
-    wait_for_it.recv().expect("the first caller began");
+    wait_for_it.recv_timeout(LIMIT).expect("the first caller began");
     let mut others = [Caller::waiting(&cache, 1), Caller::waiting(&cache, 1)];
     drop(runtime);
     let mut panics = 0;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use alru::{AlruCache, Cache, LoadError, LoadingCache};
-use common::runtimes::{on_all_runtimes, poll_here, until};
+use common::runtimes::{LIMIT, block_until, on_all_runtimes, poll_here, until};
 use common::sources::{Cached, Caller, Function, Source, Verdict, call, load_around, value};
 use common::{Counted, Flag, Tally, poll_once};
 
@@ -616,7 +616,7 @@ fn line08_async_callers_of_two_error_types_and_blocking_ones_share_one_run() {
         let mut threads = Vec::new();
         if first_is_blocking {
             threads.push(blocking(7));
-            began.recv().expect("the thread leads");
+            began.recv_timeout(LIMIT).expect("the thread leads");
         } else {
             let mut leader = Box::pin(cache.get_with(1, source.load(7)));
             assert!(poll_once(leader.as_mut()).is_pending());
@@ -630,9 +630,7 @@ fn line08_async_callers_of_two_error_types_and_blocking_ones_share_one_run() {
         assert!(flag.poll(one.as_mut()).is_pending());
         assert!(other_flag.poll(other.as_mut()).is_pending());
         threads.extend((4..8).map(blocking));
-        while cache.stats().hits < hits + 6 {
-            std::thread::yield_now();
-        }
+        block_until(|| cache.stats().hits == hits + 6);
         assert!(!flag.take() && !other_flag.take());
         source.open();
         if let Some(mut leader) = led {
@@ -660,9 +658,7 @@ fn line08_a_blocking_caller_that_cannot_take_the_error_of_a_run_runs_its_own_aft
         let cache = cache.clone();
         std::thread::spawn(move || cache.try_get_or_insert_with(1, || Ok::<_, String>(2)))
     };
-    while cache.stats().hits < 1 {
-        std::thread::yield_now();
-    }
+    block_until(|| cache.stats().hits == 1);
     assert_eq!(cache.stats().loads, 1);
     source.open();
     assert_eq!(poll_once(leader.as_mut()), Poll::Ready(Err(Arc::new(9))));
@@ -1271,28 +1267,40 @@ struct TrapWaker {
 impl TrapWaker {
     fn waker(self: &Arc<Self>) -> std::task::Waker {
         use std::task::{RawWaker, RawWakerVTable, Waker};
-        // SAFETY (of all four): `data` is an `Arc<TrapWaker>` made raw, one count each.
-        unsafe fn clone(data: *const ()) -> RawWaker {
-            let this = unsafe { &*data.cast::<TrapWaker>() };
-            this.trap.pass(Place::WakerClone);
-            unsafe { Arc::increment_strong_count(data.cast::<TrapWaker>()) };
-            RawWaker::new(data, &VTABLE)
+        /// # Safety
+        /// `data` is from `Arc::into_raw`, and its count is the caller's to keep.
+        unsafe fn lend<'a>(data: *const ()) -> &'a TrapWaker {
+            // SAFETY: the caller's promise.
+            unsafe { &*data.cast::<TrapWaker>() }
         }
-        unsafe fn wake(data: *const ()) {
-            let this = unsafe { Arc::from_raw(data.cast::<TrapWaker>()) };
-            this.woken.fetch_add(1, SeqCst);
-            this.trap.pass(Place::Wake);
+        /// # Safety
+        /// As for `lend`, and the count is given up.
+        unsafe fn take(data: *const ()) -> Arc<TrapWaker> {
+            // SAFETY: the caller's promise.
+            unsafe { Arc::from_raw(data.cast::<TrapWaker>()) }
         }
-        unsafe fn wake_by_ref(data: *const ()) {
-            let this = unsafe { &*data.cast::<TrapWaker>() };
-            this.woken.fetch_add(1, SeqCst);
-            this.trap.pass(Place::Wake);
+        fn rung(waker: &TrapWaker) {
+            waker.woken.fetch_add(1, SeqCst);
+            waker.trap.pass(Place::Wake);
         }
-        unsafe fn drop_waker(data: *const ()) {
-            let this = unsafe { Arc::from_raw(data.cast::<TrapWaker>()) };
-            this.trap.pass(Place::WakerDrop);
-        }
-        static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake_by_ref, drop_waker);
+        static VTABLE: RawWakerVTable = RawWakerVTable::new(
+            |data| {
+                // SAFETY: called with the data of a waker that is alive.
+                unsafe { lend(data) }.trap.pass(Place::WakerClone);
+                // SAFETY: as above; the new waker has a count of its own.
+                unsafe { Arc::increment_strong_count(data.cast::<TrapWaker>()) };
+                RawWaker::new(data, &VTABLE)
+            },
+            |data| {
+                // SAFETY: called with the data of a waker that ends here.
+                let waker = unsafe { take(data) };
+                rung(&waker);
+            },
+            // SAFETY: called with the data of a waker that is alive.
+            |data| rung(unsafe { lend(data) }),
+            // SAFETY: called with the data of a waker that ends here.
+            |data| unsafe { take(data) }.trap.pass(Place::WakerDrop),
+        );
         let raw = RawWaker::new(Arc::into_raw(self.clone()).cast(), &VTABLE);
         // SAFETY: the functions keep the contract of RawWaker.
         unsafe { Waker::from_raw(raw) }

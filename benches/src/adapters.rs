@@ -4,14 +4,18 @@
 //! what the measuring loop calls, so that one dynamic call is spread over
 //! [`BLOCK`] operations and everything inside it is monomorphized.
 
+pub mod gate;
 mod ours;
 mod peers;
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
 use crate::workload::{BLOCK, Op, value_of};
+use gate::Gate;
 
 /// The hasher of every subject that lets its user choose one.
 pub type Hasher = foldhash::fast::RandomState;
@@ -49,10 +53,20 @@ pub trait Subject: Sync + Sized {
         keys.iter().map(|&key| u64::from(self.get(key) == Some(value_of(key)))).sum()
     }
 
-    /// The value of `key`, from `init` if it is not there.
+    /// The value of `key`, from `init` if it is not there, which is `Gate::load(key)`: a cache that has its loader
+    /// built in, or wants one that is `'static`, may as well make it itself.
     fn get_with(&self, key: u64, init: impl Future<Output = u64>) -> impl Future<Output = u64> {
         let _ = (key, init);
         async { unreachable!("{} has no asynchronous load", Self::NAME) }
+    }
+
+    /// Runs a block of loads; within the runtime that the cache cannot do without.
+    fn block_on<T>(&self, loads: impl Future<Output = T>) -> T {
+        pollster::block_on(loads)
+    }
+    /// A turn for the tasks that the cache has spawned.
+    fn turn(&self) -> impl Future<Output = ()> {
+        async {}
     }
 
     /// Finishes what the cache put off, as far as it offers that.
@@ -112,29 +126,30 @@ impl<S: Subject> Instance for S {
                 }
                 hits
             }
+            Op::Waiters(callers) => {
+                self.block_on(share(self, keys, salt, callers));
+                0
+            }
             // Every future here is ready when first polled, unless the cache
             // itself waits: one `block_on` a block costs next to nothing.
-            Op::LoadHit | Op::LoadMiss => pollster::block_on(async {
-                let loads = Cell::new(0);
+            Op::LoadHit | Op::LoadMiss => self.block_on(async {
+                let loads = Gate::loads();
                 let mut right = 0;
                 for &key in keys {
                     let key = if op == Op::LoadMiss { key ^ salt } else { key };
-                    let value = self.get_with(key, async {
-                        loads.set(loads.get() + 1);
-                        value_of(key)
-                    });
+                    let value = self.get_with(key, Gate::load(key));
                     right += u64::from(value.await == value_of(key));
                 }
-                right - loads.get()
+                right - (Gate::loads() - loads)
             }),
         }
     }
 
     fn fill(&self, op: Op, keys: &[u64]) {
-        if matches!(op, Op::LoadHit | Op::LoadMiss) {
-            pollster::block_on(async {
+        if matches!(op, Op::LoadHit | Op::LoadMiss | Op::Waiters(_)) {
+            self.block_on(async {
                 for &key in keys {
-                    self.get_with(key, async { value_of(key) }).await;
+                    self.get_with(key, Gate::load(key)).await;
                 }
             });
         } else {
@@ -158,6 +173,55 @@ impl<S: Subject> Instance for S {
     }
 }
 
+/// One load a key, each shared by so many callers, which are polled by hand: first the one that came first.
+async fn share<S: Subject>(subject: &S, keys: &[u64; BLOCK], salt: u64, callers: usize) {
+    /// Polls all that have not answered; how many are left.
+    fn poll_all<F: Future<Output = u64>>(
+        calls: &mut [(Pin<Box<Option<F>>>, Waker)],
+        value: u64,
+    ) -> usize {
+        let mut left = 0;
+        for (place, waker) in calls {
+            let Some(call) = place.as_mut().as_pin_mut() else { continue };
+            match call.poll(&mut Context::from_waker(waker)) {
+                Poll::Ready(answer) => {
+                    assert_eq!(answer, value, "{}: a wrong value", std::any::type_name::<F>());
+                    place.set(None);
+                }
+                Poll::Pending => left += 1,
+            }
+        }
+        left
+    }
+    // Each call has a place and a waker of its own, as a task has; made once a block.
+    let mut calls: Vec<_> =
+        (0..callers).map(|_| (Box::pin(None), Waker::from(Arc::new(Task)))).collect();
+    for key in keys.iter().map(|key| key ^ salt) {
+        Gate::shut();
+        for (place, _) in &mut calls {
+            place.set(Some(subject.get_with(key, Gate::load(key))));
+        }
+        let begun = poll_all(&mut calls, value_of(key));
+        assert_eq!(begun, callers, "{}: does not wait", S::NAME);
+        subject.turn().await;
+        Gate::open();
+        let mut turns = 0;
+        while poll_all(&mut calls, value_of(key)) > 0 {
+            turns += 1;
+            assert!(turns < 1_000, "{}: a caller hangs", S::NAME);
+            subject.turn().await;
+        }
+    }
+}
+
+/// A task that is polled whether it is woken or not.
+struct Task;
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {}
+    fn wake_by_ref(self: &Arc<Self>) {}
+}
+
 /// An entry of the list of subjects.
 #[derive(Clone, Copy)]
 pub struct Peer {
@@ -171,6 +235,13 @@ pub struct Peer {
     pub ops: &'static [Op],
     /// Builds one for so many entries.
     pub build: fn(usize) -> Box<dyn Instance>,
+}
+
+impl Peer {
+    /// Whether it takes part in workloads of `op`.
+    pub fn takes_part_in(&self, op: Op) -> bool {
+        self.ops.iter().any(|own| own.is_like(op))
+    }
 }
 
 impl fmt::Debug for Peer {
@@ -194,9 +265,12 @@ pub const PEERS: &[Peer] = &[
     peer::<ours::Alru>(),
     peer::<ours::AlruClock>(),
     peer::<ours::AlruGuard>(),
+    peer::<ours::AlruMemo>(),
     peer::<peers::QuickCache>(),
     peer::<peers::Moka>(),
     peer::<peers::MokaFuture>(),
+    peer::<peers::Foyer>(),
+    peer::<peers::OnceCells>(),
     peer::<peers::MiniMoka>(),
     peer::<peers::Scc>(),
     peer::<peers::SccRead>(),
@@ -210,7 +284,9 @@ pub const PEERS: &[Peer] = &[
 const SYNC: &[Op] = &[Op::Get, Op::ReadThrough, Op::Insert, Op::Mix];
 /// The same, and asynchronous loads.
 const SYNC_AND_LOADS: &[Op] =
-    &[Op::Get, Op::ReadThrough, Op::Insert, Op::Mix, Op::LoadHit, Op::LoadMiss];
+    &[Op::Get, Op::ReadThrough, Op::Insert, Op::Mix, Op::LoadHit, Op::LoadMiss, Op::Waiters(1)];
+/// Asynchronous loads alone.
+const LOADS: &[Op] = &[Op::LoadHit, Op::LoadMiss, Op::Waiters(1)];
 
 #[cfg(test)]
 mod tests {
@@ -225,7 +301,7 @@ mod tests {
             for &op in peer.ops {
                 let cache = (peer.build)(4_096);
                 let look_up = match op {
-                    Op::LoadHit | Op::LoadMiss => Op::LoadHit,
+                    Op::LoadHit | Op::LoadMiss | Op::Waiters(_) => Op::LoadHit,
                     _ => Op::Get,
                 };
                 cache.fill(op, &keys);
@@ -237,6 +313,20 @@ mod tests {
                 if let Some(resident) = cache.resident() {
                     assert_eq!(resident, 1_024, "{peer:?} {op:?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn callers_of_one_load_share_it() {
+        let keys: [u64; BLOCK] = std::array::from_fn(|i| key(i as u64));
+        for peer in PEERS.iter().filter(|peer| peer.takes_part_in(Op::Waiters(1))) {
+            for callers in [1, 10, 100] {
+                let cache = (peer.build)(4_096);
+                let before = Gate::loads();
+                cache.run(Op::Waiters(callers), &keys, 0);
+                assert_eq!(Gate::loads() - before, BLOCK as u64, "{peer:?}, {callers}");
+                assert_eq!(cache.run(Op::LoadHit, &keys, 0), BLOCK as u64, "{peer:?}");
             }
         }
     }

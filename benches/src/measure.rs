@@ -136,7 +136,7 @@ struct Runner {
 /// Runs one workload with every peer that takes part in it.
 pub fn run(workload: &Workload, threads: usize, peers: &[Peer], plan: &Plan) -> Table {
     let peers: Vec<Peer> =
-        peers.iter().copied().filter(|peer| peer.ops.contains(&workload.op)).collect();
+        peers.iter().copied().filter(|peer| peer.takes_part_in(workload.op)).collect();
     let ops_a_round = plan.length.as_millis() as usize * OPS_PER_MILLI;
     let warm_up = workload.warm_up.div_ceil(threads);
     let wanted = warm_up + plan.rounds * ops_a_round;
@@ -270,7 +270,7 @@ fn round(runner: &mut Runner, op: Op, streams: &[Stream], plan: &Plan, length: L
     });
 
     let blocks: usize = shares.iter().map(|s| s.blocks).sum();
-    let ops = (blocks * BLOCK) as u64;
+    let ops = (blocks * BLOCK * op.per_key()) as u64;
     let wall: Duration = shares.iter().map(|s| s.wall).sum();
     let cpu: Option<Duration> = shares.iter().map(|s| s.cpu).sum();
     // With more threads than cores, a thread waits for its core most of the

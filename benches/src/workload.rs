@@ -25,6 +25,9 @@ pub enum Op {
     LoadHit,
     /// The same with a key that was not used before.
     LoadMiss,
+    /// So many calls of one load of a key that was not used before: all begin and are polled, the load ends, all
+    /// are polled again. An operation is one call.
+    Waiters(usize),
 }
 
 impl Op {
@@ -37,7 +40,7 @@ impl Op {
     /// Look-ups in a block.
     pub fn look_ups(self) -> u64 {
         match self {
-            Op::Insert | Op::LoadMiss => 0,
+            Op::Insert | Op::LoadMiss | Op::Waiters(_) => 0,
             Op::Mix => (0..BLOCK).filter(|&i| !Op::mix_inserts(i)).count() as u64,
             _ => BLOCK as u64,
         }
@@ -45,7 +48,17 @@ impl Op {
 
     /// Whether each operation wants a key that was not used before.
     pub fn wants_fresh_keys(self) -> bool {
-        matches!(self, Op::Insert | Op::LoadMiss)
+        matches!(self, Op::Insert | Op::LoadMiss | Op::Waiters(_))
+    }
+
+    /// Operations for each key of a block.
+    pub fn per_key(self) -> usize {
+        if let Op::Waiters(n) = self { n } else { 1 }
+    }
+
+    /// Whether a cache that takes part in one of them takes part in the other.
+    pub fn is_like(self, other: Op) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
     }
 }
 
@@ -82,11 +95,11 @@ pub struct Workload {
 
 /// The names that [`Workload::parse`] knows, as help text.
 pub const NAMES: &str = "hits-N (N entries: 1k, 100k, 4m ...), zipf-hits-N, hot, read-through, \
-     evict, crowd, mix, load-hit, load-miss";
+     evict, crowd, mix, load-hit, load-miss, waiters-N (N callers of one load: 1, 10, 100 ...)";
 
 /// The workloads of a run that names none.
-pub const DEFAULT: &str =
-    "hits-1k,hits-100k,hits-1m,hot,read-through,evict,crowd,mix,load-hit,load-miss";
+pub const DEFAULT: &str = "hits-1k,hits-100k,hits-1m,hot,read-through,evict,crowd,mix,load-hit,load-miss,waiters-1,\
+     waiters-10,waiters-100";
 
 impl Workload {
     /// The workload called `name`; `capacity` is that of the workloads that
@@ -163,6 +176,19 @@ impl Workload {
                 capacity,
                 Keys::Distinct,
             ),
+            _ if name.starts_with("waiters-") => {
+                let number = name.strip_prefix("waiters-").and_then(parse_count);
+                let callers = number
+                    .filter(|n| *n <= 10_000)
+                    .ok_or_else(|| format!("`{name}`: want waiters-N with N from 1 to 10000"))?;
+                let plural = if callers == 1 { "" } else { "s" };
+                let about = format!(
+                    "One load shared by {callers} caller{plural}, of a key never seen before, into a \
+                     full cache of {capacity}: all calls begin and are polled by hand, the load ends, \
+                     all are polled again; per call"
+                );
+                evicting(about, Op::Waiters(callers), None, 0, Keys::Distinct)
+            }
             _ => {
                 let unknown = || format!("no workload `{name}`; there are: {NAMES}");
                 let (number, zipf) = match name.strip_prefix("zipf-hits-") {

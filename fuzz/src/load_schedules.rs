@@ -146,6 +146,8 @@ pub enum Api {
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Verdict {
     Wait,
+    /// It wakes itself in the middle of its next poll, and waits.
+    Yield,
     Value,
     /// `get_with` cannot fail: a value.
     Fail,
@@ -210,10 +212,16 @@ impl Run {
                     *lock(&run.waker) = Some(cx.waker().clone());
                     Poll::Pending
                 }
+                Verdict::Yield => {
+                    *lock(&run.waker) = Some(cx.waker().clone());
+                    *lock(&run.verdict) = Verdict::Wait;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
                 verdict => Poll::Ready(verdict),
             });
             match verdict.await {
-                Verdict::Value | Verdict::Wait => Ok(Value::new(id, &tally)),
+                Verdict::Value | Verdict::Wait | Verdict::Yield => Ok(Value::new(id, &tally)),
                 Verdict::Fail => Err(id),
                 // No hook: it is none of a fuzzer's business.
                 Verdict::Panic => resume_unwind(Box::new(format!("run {id}"))),
@@ -579,8 +587,20 @@ impl<'c> World<'c> {
         }
     }
 
-    /// Polls the `i`th call and checks what it says.
+    /// Polls the `i`th call and checks what it says, and who is awake afterwards.
     fn poll(&mut self, i: usize) {
+        let yields = |id: &usize| self.runs.verdict(*id) == Verdict::Yield;
+        // One that begins in this poll included.
+        let yielding: Vec<usize> = (0..=self.runs.count()).filter(yields).collect();
+        self.poll_call(i);
+        for id in yielding.into_iter().filter(|id| *id < self.runs.count()) {
+            if self.runs.verdict(id) == Verdict::Wait {
+                self.check_woken_by(id);
+            }
+        }
+    }
+
+    fn poll_call(&mut self, i: usize) {
         let runs = &self.runs;
         let call = &mut self.calls[i];
         let expected = self.model.poll(&mut call.model, |run| runs.verdict(run));
@@ -706,8 +726,7 @@ impl<'c> World<'c> {
         }
         for id in 0..self.runs.count() {
             let run = self.runs.run(id);
-            let waits = run.verdict() == Verdict::Wait;
-            if waits {
+            if matches!(run.verdict(), Verdict::Wait | Verdict::Yield) {
                 *lock(&run.verdict) = Verdict::Value;
                 run.wake();
             }

@@ -12,11 +12,14 @@ use std::time::Duration;
 
 type Loads = Cache<u32, usize>;
 
-/// Room for all that the tasks bring at once: callers of one key that are about to begin its load count as
-/// entries, and in a smaller cache push the load out that one of them has begun. And nothing is reused within a
-/// schedule: there are slots enough for all that a test does.
+/// Nothing is reused within a schedule: there are slots enough for all that a test does.
+fn cache_of(capacity: u64) -> Loads {
+    Cache::builder().max_capacity(capacity).reserve(256).blocking_patience(Duration::MAX).build()
+}
+
+/// Room for all that the tasks bring at once: callers that are about to begin a load count as entries.
 fn cache() -> Loads {
-    Cache::builder().max_capacity(64).reserve(256).blocking_patience(Duration::MAX).build()
+    cache_of(64)
 }
 
 /// A function cache whose runs last as long as `until` says. As roomy as that.
@@ -58,10 +61,21 @@ fn of_ten_callers_the_leaders_of_which_give_up_one_is_left_and_gets_its_value() 
     });
 }
 
+/// Callers of one key that are about to begin its load count as entries. They filled a small cache, and pushed the
+/// load out that one of them had begun.
+#[test]
+fn ten_patient_callers_run_one_load_in_a_cache_of_eight_too() {
+    ten_patient_callers_of(8);
+}
+
 #[test]
 fn ten_patient_callers_run_one_load() {
-    check(|| {
-        let (cache, source) = (cache(), Source::default());
+    ten_patient_callers_of(64);
+}
+
+fn ten_patient_callers_of(capacity: u64) {
+    check(move || {
+        let (cache, source) = (cache_of(capacity), Source::default());
         let (calls, runs) = (cache.clone(), source.clone());
         let got = ten(move |n| match n % 3 {
             // In real time, a blocking caller's own run is over at once.

@@ -91,7 +91,7 @@ where
 /// This thread, parking for as long as a call takes.
 struct Parked {
     parker: StdArc<Parker>,
-    /// A park token was used up that may have been somebody else's.
+    /// A park token may have been used up, and it may have been somebody else's: two that come together are one.
     owes_token: std::cell::Cell<bool>,
 }
 
@@ -111,9 +111,7 @@ impl Parked {
                 },
             };
             Parker::park(left);
-            if !self.parker.is_woken() {
-                self.owes_token.set(true);
-            }
+            self.owes_token.set(true);
         }
     }
 }

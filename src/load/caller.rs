@@ -358,7 +358,7 @@ where
         let this = unsafe { self.get_unchecked_mut() };
         if let Stage::Start(key) = &this.stage {
             // All that a hit costs. (Not twice counted: a call that starts over comes by `poll_load`.)
-            if let Some(value) = this.core.read(this.tag, key, |_| {}) {
+            if let Some(value) = this.core.read::<false, _>(this.tag, key) {
                 this.stage = Stage::Done;
                 return Poll::Ready(Ok(value));
             }

@@ -87,7 +87,7 @@ where
             }
             let cache = &this.loading.cache;
             let tag = cache.tag(key);
-            if let Some(value) = cache.core().read(tag, key, |_| {}) {
+            if let Some(value) = cache.core().read::<false, _>(tag, key) {
                 this.stage = Stage::Done;
                 return Poll::Ready(Ok(value));
             }

@@ -4,10 +4,13 @@
 //! hand sweeps probation, the main hand the rest. Plain CLOCK (Corbató, 1968) is the main hand alone with a
 //! one-bit counter.
 
-/// Saturation of the reference counter under the two-hand policy: two bits.
-pub const TWO_HAND_MAX: u8 = 3;
-/// Saturation under plain CLOCK: the reference bit.
-pub const PLAIN_MAX: u8 = 1;
+/// Saturation of the reference counter: two bits. Under plain CLOCK it stands for the reference bit: set or not.
+pub const MAX_REFS: u8 = 3;
+
+/// What the main hand leaves of a reference counter that is not zero.
+pub fn after_main_hand(refs: u8, plain: bool) -> u8 {
+    if plain { 0 } else { refs - 1 }
+}
 
 /// What to do with a ready entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,12 @@ mod tests {
         assert_eq!(small_hand(0, false), Verdict::Evict);
         assert_eq!(small_hand(1, false), Verdict::Promote);
         assert_eq!(main_hand(1, false), Verdict::Decrement);
+    }
+
+    #[test]
+    fn the_main_hand_takes_one_reference_or_the_bit() {
+        assert_eq!([1, 3].map(|refs| after_main_hand(refs, false)), [0, 2]);
+        assert_eq!([1, 3].map(|refs| after_main_hand(refs, true)), [0, 0]);
     }
 
     #[test]

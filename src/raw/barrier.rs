@@ -16,8 +16,12 @@
 
 #[cfg(alru_loom)]
 mod imp {
-    use crate::sync::atomic::{Ordering::SeqCst, fence};
+    use crate::sync::atomic::{AtomicBool, Ordering::*, fence};
     use std::cell::Cell;
+
+    loom::lazy_static! {
+        static ref SWITCH: AtomicBool = AtomicBool::new(false);
+    }
 
     // All threads of a model run on one thread.
     std::thread_local! {
@@ -48,6 +52,9 @@ mod imp {
     }
 
     pub fn light() {
+        // loom switches threads at accesses that bear on each other, and a fence is none: this is for what sees the
+        // store before the fence.
+        SWITCH.store(true, Relaxed);
         #[cfg(not(alru_mutation = "no_light_fence"))]
         fence(SeqCst);
     }
@@ -55,6 +62,7 @@ mod imp {
     pub fn heavy() -> bool {
         #[cfg(not(alru_mutation = "no_heavy_fence"))]
         fence(SeqCst);
+        SWITCH.load(Relaxed);
         true
     }
 }

@@ -20,6 +20,7 @@ use super::lifetime::{Clock, Source};
 use super::limbo::{Limbo, Sealed};
 use super::mem::OutOfMemory;
 use super::reclaim::{self, Guard};
+use super::room::Charged;
 use super::slab::Slab;
 use super::slot::Slot;
 use super::state::{Phase, Residence, Snapshot};
@@ -58,18 +59,17 @@ pub struct Core<K, V> {
     pub(super) aside: Aside<K>,
     pub(super) clock: Clock,
     pub(super) counters: Counters,
-    pub(super) max_refs: u8,
-    /// The index and the slab never grow.
-    is_steady: bool,
     /// Plain look-ups need no pin: the index is steady, and the kernel has the barrier.
     has_shields: bool,
 }
 
 /// What a look-up without a pin showed.
-enum Look<V> {
-    Hit(V),
-    /// To the thread with this id.
-    Miss(usize),
+enum Look<'a, K, V> {
+    /// The slot of a value that has no deadline.
+    Hit(&'a Slot<K, V>),
+    /// The slot of the key, which wants a closer look.
+    Found(&'a Slot<K, V>),
+    Miss,
     /// Look properly.
     Unsure,
 }
@@ -93,7 +93,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 let entries = usize::try_from(capacity).map_err(|_| OutOfMemory)?;
                 let slots = entries.checked_add(config.reserve).ok_or(OutOfMemory)?;
                 let hands = Hands::new(config.policy, capacity, slots, stripes)?;
-                (Slab::bounded(slots)?, Index::new(entries)?, Some(hands))
+                (Slab::bounded(slots)?, Index::new(entries)?.steady(), Some(hands))
             }
             None => {
                 let initial = config.initial.max(if cfg!(alru_loom) { 4 } else { 64 });
@@ -107,9 +107,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             index,
             slab,
             limbo: Limbo::new(stripes, owners, config.capacity, reserve)?,
-            is_steady: hands.is_some(),
             has_shields: hands.is_some() && barrier::is_available(),
-            max_refs: if hands.is_some() { Hands::max_refs(config.policy) } else { 0 },
             hands,
             ledger: Ledger::new(config.capacity),
             flights: Flights::new(),
@@ -201,41 +199,49 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
 
     /// The slot of a live value.
     #[inline(always)]
-    pub fn get<'g, Q>(&'g self, guard: &'g Guard, tag: Tag, key: &Q) -> Option<&'g Slot<K, V>>
+    pub fn get<'g, Q>(&'g self, _guard: &'g Guard, tag: Tag, key: &Q) -> Option<&'g Slot<K, V>>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        if self.is_steady {
-            // SAFETY: a steady index never grows.
-            match unsafe { self.index.glance_unpinned(tag, |_| {}) } {
-                Glance::Candidate(index) => {
-                    // SAFETY: a steady slab is bounded, and has every slot that a word can name.
-                    let slot = unsafe { self.slab.bounded_slot(index) };
-                    // SAFETY: a member of the index when the header was validated, under this pin.
-                    let is_it = unsafe { slot.key() }.borrow() == key;
-                    if is_it && slot.state.load().is_ready_for_ever() {
+        match self.index.glance_unpinned(tag, |_| {}) {
+            Some(Glance::Candidate(index)) => {
+                // SAFETY: the slab of a steady index is bounded, and has every slot that a word can name.
+                let slot = unsafe { self.slab.bounded_slot(index) };
+                // SAFETY: a member of the index when the header was validated, under this pin.
+                let is_it = unsafe { slot.key() }.borrow() == key;
+                if is_it {
+                    let state = slot.state.load();
+                    if state.is_ready_for_ever() {
+                        return Some(slot);
+                    }
+                    if state.is_ready() && !self.clock.is_expired(state) {
                         return Some(slot);
                     }
                 }
-                Glance::Absent => return None,
-                Glance::Unsure => {}
             }
+            Some(Glance::Absent) => return None,
+            Some(Glance::Unsure) | None => {}
         }
-        self.get_slow(guard, tag, key)
+        // Not the guard itself: its address would leave the caller's frame, and a loop of look-ups keeps what it
+        // can in registers.
+        let slot = self.get_slow(tag, key)?;
+        // SAFETY: read under a pin within the guard's, so it stays as long as the guard.
+        Some(unsafe { &*slot })
     }
 
     #[inline(never)]
-    fn get_slow<'g, Q>(&'g self, guard: &'g Guard, tag: Tag, key: &Q) -> Option<&'g Slot<K, V>>
+    fn get_slow<Q>(&self, tag: Tag, key: &Q) -> Option<*const Slot<K, V>>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
+        let guard = reclaim::pin();
         loop {
-            let (_, slot) = self.find(guard, tag, key)?;
+            let (_, slot) = self.find(&guard, tag, key)?;
             let state = slot.state.load();
             if state.is_ready() {
-                return (!self.clock.is_expired(state)).then_some(slot);
+                return (!self.clock.is_expired(state)).then_some(std::ptr::from_ref(slot));
             }
             if state.is_live() || cfg!(alru_mutation = "no_second_look") {
                 return None;
@@ -245,26 +251,33 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// A whole look-up: counts a hit and gives the entry its reference, clones the value out. `missed` is told of
-    /// a miss, and this thread's id.
+    /// A whole look-up: counts a hit and gives the entry its reference, clones the value out. Counts a miss if it is
+    /// to. (What is not the usual case is a tail call, so that the usual one saves no registers.)
     #[inline(always)]
-    pub fn read<Q>(&self, tag: Tag, key: &Q, missed: impl FnOnce(usize)) -> Option<V>
+    pub fn read<const COUNTS_MISSES: bool, Q>(&self, tag: Tag, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
         V: Clone,
     {
         if self.has_shields {
-            match self.look_unpinned(tag, key) {
-                Look::Hit(value) => return Some(value),
-                Look::Miss(thread) => {
-                    missed(thread);
-                    return None;
+            if let Some(shield) = Shield::raise() {
+                match self.look_unpinned(&shield, tag, key) {
+                    Look::Hit(slot) => return Some(self.hit(&shield, slot)),
+                    Look::Found(slot) => {
+                        return self.read_found::<COUNTS_MISSES, Q>(shield, slot, tag, key);
+                    }
+                    Look::Miss => {
+                        if COUNTS_MISSES {
+                            self.count_for(shield.thread(), Counter::Misses);
+                        }
+                        return None;
+                    }
+                    Look::Unsure => {}
                 }
-                Look::Unsure => {}
             }
         }
-        self.read_slow(tag, key, missed)
+        self.read_slow::<COUNTS_MISSES, Q>(tag, key)
     }
 
     /// The look-up without a pin alone, for models: None if it cannot tell.
@@ -276,22 +289,23 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         V: Clone,
     {
         assert!(self.has_shields);
-        match self.look_unpinned(tag, key) {
-            Look::Hit(value) => Some(Some(value)),
-            Look::Miss(_) => Some(None),
-            Look::Unsure => None,
+        Shield::prepare();
+        let shield = Shield::raise().expect("a thread of a model has one");
+        match self.look_unpinned(&shield, tag, key) {
+            Look::Hit(slot) => Some(Some(self.hit(&shield, slot))),
+            Look::Miss => Some(None),
+            Look::Found(_) | Look::Unsure => None,
         }
     }
 
-    /// The usual look-up, without a pin: the key's bin holds still, and the first slot of its tag is its own.
+    /// The usual look-up, without a pin: the key's bin holds still, and the first slot of its tag is its own. What
+    /// is found stays as long as the shield.
     #[inline(always)]
-    fn look_unpinned<Q>(&self, tag: Tag, key: &Q) -> Look<V>
+    fn look_unpinned<Q>(&self, shield: &Shield, tag: Tag, key: &Q) -> Look<'_, K, V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
-        V: Clone,
     {
-        let Some(shield) = Shield::raise() else { return Look::Unsure };
         let mut protected = None;
         let protect = |index| {
             // SAFETY: a bounded slab holds every index that a word can have.
@@ -299,44 +313,77 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             shield.protect(slot);
             protected = Some(slot);
         };
-        // SAFETY: who has shields has hands, and an index that never grows.
-        let glance = unsafe { self.index.glance_unpinned(tag, protect) };
-        let slot = match (glance, protected) {
-            (Glance::Candidate(_), Some(slot)) => slot,
-            (Glance::Absent, _) => return Look::Miss(shield.thread()),
+        let slot = match (self.index.glance_unpinned(tag, protect), protected) {
+            (Some(Glance::Candidate(_)), Some(slot)) => slot,
+            (Some(Glance::Absent), _) => return Look::Miss,
             _ => return Look::Unsure,
         };
         // SAFETY: it was a member of the index after it was protected, so its key is there as long as the shield is.
         if unsafe { slot.key() }.borrow() != key {
             return Look::Unsure;
         }
-        let state = slot.state.load();
-        if !state.is_ready_for_ever() {
-            if !state.is_ready() {
-                // A load under way is a miss. A life that just ended may have gone on in another slot.
-                return if state.is_live() { Look::Miss(shield.thread()) } else { Look::Unsure };
-            }
-            if self.clock.is_expired(state) {
-                return Look::Miss(shield.thread());
-            }
-        }
+        if slot.state.load().is_ready_for_ever() { Look::Hit(slot) } else { Look::Found(slot) }
+    }
+
+    /// A hit on a slot that the shield protects, and that was READY under it.
+    #[inline(always)]
+    fn hit(&self, shield: &Shield, slot: &Slot<K, V>) -> V
+    where
+        V: Clone,
+    {
         self.touch(slot);
         self.count_for(shield.thread(), Counter::Hits);
         // SAFETY: READY was read under the shield.
-        Look::Hit(unsafe { slot.value() }.clone())
+        unsafe { slot.value() }.clone()
     }
 
+    /// The key's slot is one with a deadline, or no value.
     #[inline(never)]
-    fn read_slow<Q>(&self, tag: Tag, key: &Q, missed: impl FnOnce(usize)) -> Option<V>
+    fn read_found<const COUNTS_MISSES: bool, Q>(
+        &self,
+        shield: Shield,
+        slot: &Slot<K, V>,
+        tag: Tag,
+        key: &Q,
+    ) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
         V: Clone,
     {
+        let state = slot.state.load();
+        if state.is_ready() && !self.clock.is_expired(state) {
+            return Some(self.hit(&shield, slot));
+        }
+        if state.is_live() {
+            // A load under way is a miss too.
+            if COUNTS_MISSES {
+                self.count_for(shield.thread(), Counter::Misses);
+            }
+            return None;
+        }
+        // A life that just ended may have gone on in another slot.
+        drop(shield);
+        self.read_slow::<COUNTS_MISSES, Q>(tag, key)
+    }
+
+    #[inline(never)]
+    fn read_slow<const COUNTS_MISSES: bool, Q>(&self, tag: Tag, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+        V: Clone,
+    {
+        if self.has_shields && Shield::prepare() {
+            // The thread has its shield now.
+            return self.read::<COUNTS_MISSES, Q>(tag, key);
+        }
         self.index.prefetch(tag);
         let guard = reclaim::pin();
         let Some(slot) = self.get(&guard, tag, key) else {
-            missed(guard.thread());
+            if COUNTS_MISSES {
+                self.count(&guard, Counter::Misses);
+            }
             return None;
         };
         self.touch(slot);
@@ -354,7 +401,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// A hit on the slot, for the hands.
     #[inline(always)]
     pub fn touch(&self, slot: &Slot<K, V>) {
-        slot.touch(self.max_refs);
+        slot.touch();
     }
 
     /// Is there a live value or a load under way?
@@ -508,6 +555,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         K: Eq,
     {
         let mut charge: Option<Charge<'a>> = None;
+        let mut spared = Some(tag);
         loop {
             // SAFETY: as in `find_slow`.
             let is_key = |i| unsafe { self.slab.slot(i).key() } == draft.key();
@@ -542,9 +590,15 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             }
             if charge.is_none() {
                 // Looked up before anything is evicted for it: an update costs no victim.
-                charge = self.charge(guard);
-                if charge.is_none() {
-                    return Publish::Refused(draft);
+                match self.charge(guard, spared) {
+                    Charged::Done(done) => charge = Some(done),
+                    // Many who begin one key's load at once may fill a small cache with drafts: the load that one
+                    // of them has published must not go for another. Look again, once: it may be another key.
+                    Charged::Own => {
+                        spared = None;
+                        continue;
+                    }
+                    Charged::NoRoom => return Publish::Refused(draft),
                 }
             }
             match self.index.insert_at(guard, vacancy, tag, draft.index, is_key, &beside) {

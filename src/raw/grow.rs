@@ -141,6 +141,7 @@ impl Index {
     }
 
     fn start(&self, guard: &Guard, table: &Table) -> Result<(), OutOfMemory> {
+        assert!(!self.is_steady(), "who reads a steady index without a pin counts on its table");
         let next = Box::into_raw(Table::new(table.groups * 2)?);
         // AcqRel: publishes the zeroed table to whoever loads `next` with Acquire.
         let set = table.next.compare_exchange(std::ptr::null_mut(), next, AcqRel, Acquire);

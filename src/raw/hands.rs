@@ -188,14 +188,6 @@ impl Hands {
         })
     }
 
-    /// Saturation of the reference counters.
-    pub fn max_refs(policy: Policy) -> u8 {
-        match policy {
-            Policy::TwoHand => clock::TWO_HAND_MAX,
-            Policy::Plain => clock::PLAIN_MAX,
-        }
-    }
-
     /// The counter a newcomer starts with: under plain CLOCK the reference that brought it in counts.
     pub fn first_refs(&self) -> u8 {
         match self.policy {
@@ -438,7 +430,7 @@ impl Hands {
         let blocks = high.div_ceil(BLOCK).max(1);
         let mut inspected = 0;
         // As many rounds as the counter can take, and the rest of the span that the first begins in.
-        for _ in 0..(Self::max_refs(self.policy) as usize + 1) * blocks + SPAN / BLOCK {
+        for _ in 0..(clock::MAX_REFS as usize + 1) * blocks + SPAN / BLOCK {
             let start = self.main.take(stripe, blocks * BLOCK);
             let end = (start / BLOCK + 1) * BLOCK;
             for index in start..end.min(high) {
@@ -478,8 +470,9 @@ impl Hands {
                         return Some(victim(expired));
                     }
                     _ => {
-                        slot.set_refs(refs - 1);
-                        coldest.offer(refs - 1, victim(false));
+                        let left = clock::after_main_hand(refs, self.policy == Policy::Plain);
+                        slot.set_refs(left);
+                        coldest.offer(left, victim(false));
                     }
                 }
             }

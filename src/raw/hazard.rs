@@ -26,7 +26,7 @@ use super::barrier;
 use super::reclaim;
 use super::slab::Slab;
 use super::state::Phase;
-use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, Ordering::*};
 use crossbeam_utils::CachePadded;
 use std::ptr::null_mut;
 
@@ -68,6 +68,18 @@ crate::sync::thread_local! {
     static MINE: std::cell::Cell<Option<&'static Cell>> = std::cell::Cell::new(None);
 }
 
+/// What names a slot: the barrier orders it before the load of the header. (A scan that reads a cell of an earlier
+/// look-up holds that one's slot once more.) Release: pairs with the acquire in `hold_what_is_read`, as in
+/// `Shield::drop`, whose null it may hide from the scan: the reader, or its id's former thread, is done with the
+/// slots before. aarch64 has this from the store of null (a store is not seen before an earlier one to the same place,
+/// nor that before what it releases), and a release here would hold up the load of the header.
+const PROTECT: Ordering =
+    if cfg!(any(all(target_arch = "aarch64", not(alru_loom)), alru_mutation = "relaxed_protect")) {
+        Relaxed
+    } else {
+        Release
+    };
+
 /// The thread gives its id back.
 pub fn leave() {
     let _ = MINE.try_with(|mine| mine.set(None));
@@ -80,18 +92,27 @@ pub struct Shield {
 }
 
 impl Shield {
-    /// None if the thread is using its shield, or has none.
+    /// None if the thread is using its shield, or has none so far: see [`Shield::prepare`].
     #[inline(always)]
     pub fn raise() -> Option<Self> {
-        let cell = match MINE.try_with(std::cell::Cell::get) {
-            Ok(Some(cell)) => cell,
-            _ => first_cell()?,
-        };
+        let cell = MINE.try_with(std::cell::Cell::get).ok()??;
         // Relaxed: this thread is the only one to write it.
         if !cell.slot.load(Relaxed).is_null() {
             return None;
         }
         Some(Self { cell })
+    }
+
+    /// Gives the thread its shield, if it has an id and no shield yet: true if it did.
+    pub fn prepare() -> bool {
+        let prepared = MINE.try_with(|mine| {
+            let is_first = mine.get().is_none();
+            if is_first {
+                mine.set(first_cell());
+            }
+            is_first && mine.get().is_some()
+        });
+        prepared.unwrap_or(false)
     }
 
     #[inline(always)]
@@ -110,9 +131,7 @@ impl Shield {
     /// Protects `slot`, if it turns out to be linked by a header that is loaded after this.
     #[inline(always)]
     pub fn protect<T>(&self, slot: *const T) {
-        // Relaxed: the barrier orders it before the load of the header. A scan that reads a cell of an earlier
-        // look-up's slot holds that one once more.
-        self.cell().slot.store(slot.cast_mut().cast(), Relaxed);
+        self.cell().slot.store(slot.cast_mut().cast(), PROTECT);
         // Pairs with the heavy barrier in `hold_what_is_read`.
         barrier::light();
     }
@@ -124,7 +143,6 @@ fn first_cell() -> Option<&'static Cell> {
     let thread = reclaim::thread_id()?;
     let cell = &**cells().get(thread)?;
     cell.thread.store(thread, Relaxed);
-    MINE.try_with(|mine| mine.set(Some(cell))).ok()?;
     Some(cell)
 }
 
@@ -148,7 +166,7 @@ pub fn hold_what_is_read<K, V>(slab: &Slab<K, V>) -> bool {
     }
     let cells = cells();
     for cell in &cells[..reclaim::most_threads().min(cells.len())] {
-        // Acquire: pairs with the release in `Shield::drop`.
+        // Acquire: pairs with the releases in `Shield`.
         let Some(slot) = slab.slot_at(cell.slot.load(Acquire).cast()) else { continue };
         // A linked one is none of ours: what the caller unlinked has expired.
         if slot.state.load().phase() == Phase::Expired && cfg!(not(alru_mutation = "no_hold")) {

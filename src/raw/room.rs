@@ -18,20 +18,47 @@ const FLUSHES: usize = if cfg!(alru_loom) { 2 } else { 8 };
 /// Times that `run_pending` gives way to threads that hold up a grace period.
 const GRACE_ROUNDS: usize = if cfg!(alru_loom) { 1 } else { 100 };
 
+/// What an attempt to charge a newcomer came to.
+pub(super) enum Charged<'a> {
+    Done(Charge<'a>),
+    /// What would have to go has the newcomer's own tag, and was perhaps not there yet when its key was looked for.
+    Own,
+    NoRoom,
+}
+
+/// What an attempt to evict came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evicted {
+    /// The charge is the caller's now.
+    One,
+    /// The hands point at an entry with the newcomer's tag.
+    Own,
+    Nothing,
+}
+
 impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
-    /// Charges a newcomer, in place of a victim if there is no room.
-    pub(super) fn charge<'a>(self: &'a Arc<Self>, guard: &Guard) -> Option<Charge<'a>> {
+    /// Charges a newcomer, in place of a victim if there is no room; not of one with the tag that is `spared`.
+    pub(super) fn charge<'a>(
+        self: &'a Arc<Self>,
+        guard: &Guard,
+        spared: Option<Tag>,
+    ) -> Charged<'a> {
         for _ in 0..EVICTION_TRIES {
-            if self.ledger.try_charge() || self.evict(guard) {
-                return Some(Charge(&self.ledger));
+            if self.ledger.try_charge() {
+                return Charged::Done(Charge(&self.ledger));
+            }
+            match self.evict(guard, spared) {
+                Evicted::One => return Charged::Done(Charge(&self.ledger)),
+                Evicted::Own => return Charged::Own,
+                Evicted::Nothing => {}
             }
         }
-        None
+        Charged::NoRoom
     }
 
-    /// Evicts one entry, whose charge is the caller's now.
-    pub(super) fn evict(self: &Arc<Self>, guard: &Guard) -> bool {
-        let Some(hands) = &self.hands else { return false };
+    /// Evicts one entry.
+    fn evict(self: &Arc<Self>, guard: &Guard, spared: Option<Tag>) -> Evicted {
+        let Some(hands) = &self.hands else { return Evicted::Nothing };
         let pending = self.flights.active().saturating_sub(self.aside.count());
         let crowded = pending as u64 * 2 > self.ledger.total();
         for _ in 0..EVICTION_TRIES {
@@ -43,8 +70,11 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 |s| self.clock.is_expired(s),
                 |tag| self.index.prefetch(tag),
             ) else {
-                return false;
+                return Evicted::Nothing;
             };
+            if Some(victim.tag) == spared && cfg!(not(alru_mutation = "evict_own")) {
+                return Evicted::Own;
+            }
             if self.unlink(guard, victim.tag, victim.index).is_some() {
                 if victim.from_probation && !victim.expired {
                     hands.remember(victim.tag);
@@ -52,10 +82,10 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 let counter =
                     if victim.expired { Counter::Expirations } else { Counter::Evictions };
                 self.count(guard, counter);
-                return true;
+                return Evicted::One;
             }
         }
-        false
+        Evicted::Nothing
     }
 
     /// Slots with a life, for models.
@@ -68,7 +98,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// The hand alone, for models: evicts an entry if there is one.
     #[cfg(alru_loom)]
     pub fn sweep(self: &Arc<Self>) {
-        if self.evict(&reclaim::pin()) {
+        if self.evict(&reclaim::pin(), None) == Evicted::One {
             self.ledger.refund();
         }
     }

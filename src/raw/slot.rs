@@ -16,6 +16,7 @@
 use super::bin::Tag;
 use super::mem::Blank;
 use super::state::State;
+use crate::policy::clock;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::*};
 use std::mem::MaybeUninit;
@@ -81,12 +82,12 @@ impl<K, V> Slot<K, V> {
         self.link.store(next, Relaxed);
     }
 
-    /// A hit: raises the reference counter, saturating at `max`. A saturated hit writes nothing.
+    /// A hit: raises the reference counter, which saturates. A saturated hit writes nothing.
     #[inline(always)]
-    pub fn touch(&self, max: u8) {
+    pub fn touch(&self) {
         // Relaxed load and store: a lost update is a hint lost; an RMW would cost a hot entry its scaling.
         let refs = self.refs.load(Relaxed);
-        if refs < max {
+        if refs < clock::MAX_REFS {
             self.refs.store(refs + 1, Relaxed);
         }
     }

@@ -7,6 +7,7 @@ use super::bin::{Bin, Commit, GROUP, Glance, Line, POSITIONS, Probe, Scan, Tag, 
 use super::mem::{self, OutOfMemory, ZeroedArray};
 use super::reclaim::Guard;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
+use std::ptr::NonNull;
 
 /// Entries a bin holds on average when a table is full: 7 / 2. At 4.2 an entry takes 19 bytes of index for 23
 /// here, but 6 % of the entries lie in overflow lines for 3 %, and read-through was 1 to 3 % slower.
@@ -78,6 +79,8 @@ pub struct Index {
     /// Where the root's bins lie and how many they are: for prefetching before a thread is pinned, so never
     /// dereferenced. The two may be of different tables for an instant.
     hint: (AtomicPtr<Line>, AtomicUsize),
+    /// The bins of an index that never grows.
+    steady: Option<NonNull<Line>>,
 }
 
 // SAFETY: tables hold atomics only; the pointer owns the chain of tables and is changed by CAS.
@@ -96,7 +99,17 @@ impl Index {
     pub fn with_groups(groups: usize) -> Result<Self, OutOfMemory> {
         let table = Table::new(groups)?;
         let hint = (AtomicPtr::new(table.bins.base()), AtomicUsize::new(table.bins.len()));
-        Ok(Self { root: AtomicPtr::new(Box::into_raw(table)), hint })
+        Ok(Self { root: AtomicPtr::new(Box::into_raw(table)), hint, steady: None })
+    }
+
+    /// The same index, which will never grow.
+    pub fn steady(mut self) -> Self {
+        self.steady = NonNull::new(self.hint.0.load(Relaxed));
+        self
+    }
+
+    pub(super) fn is_steady(&self) -> bool {
+        self.steady.is_some()
     }
 
     /// The root is `table` now.
@@ -131,19 +144,18 @@ impl Index {
         table.line(table.number(tag)).glance::<true>(tag, |_| {})
     }
 
-    /// The same without a pin. The slot that `protect` is told becomes the candidate if the header, which is
-    /// loaded after that, is the same still. A word that is not a member may be told too: of a slot that was
-    /// handed out once.
-    ///
-    /// # Safety
-    /// The index never grows.
+    /// The same without a pin; None if the index is not steady. The slot that `protect` is told becomes the candidate
+    /// if the header, which is loaded after that, is the same still. A word that is not a member may be told too: of a
+    /// slot that was handed out once.
     #[inline(always)]
-    pub unsafe fn glance_unpinned(&self, tag: Tag, protect: impl FnOnce(u32)) -> Glance {
+    pub fn glance_unpinned(&self, tag: Tag, protect: impl FnOnce(u32)) -> Option<Glance> {
+        let bins = self.steady?;
         // Relaxed: the first table's bins, written before the index was shared.
         let number = (tag as u64 * self.hint.1.load(Relaxed) as u64) >> 32;
-        // SAFETY: the index keeps its first table, whose bins these are; a tag times the bins, shifted down by the
-        // tag's width, is below the bins.
-        unsafe { &*self.hint.0.load(Relaxed).add(number as usize) }.glance::<false>(tag, protect)
+        // SAFETY: a steady index keeps its first table, whose bins these are; a tag times the bins, shifted down by
+        // the tag's width, is below the bins.
+        let line = unsafe { bins.add(number as usize).as_ref() };
+        Some(line.glance::<false>(tag, protect))
     }
 
     /// The slot of the key with this tag for which `is_key` holds. Linearises at a header load: the last

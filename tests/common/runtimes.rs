@@ -163,6 +163,15 @@ pub async fn until(mut done: impl FnMut() -> bool) {
     .await;
 }
 
+/// Waits until `done` on a thread of its own, and panics if that takes longer than [`LIMIT`].
+pub fn block_until(done: impl Fn() -> bool) {
+    let begin = std::time::Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < LIMIT, "the test is wedged");
+        std::thread::yield_now();
+    }
+}
+
 /// One poll of `future` in the present task, with its waker.
 pub async fn poll_here<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await

@@ -2,7 +2,8 @@
 
 use std::future::Future;
 
-use super::{Hasher, Refusals, SYNC, SYNC_AND_LOADS, Subject};
+use super::gate::Gate;
+use super::{Hasher, LOADS, Refusals, SYNC, SYNC_AND_LOADS, Subject};
 use crate::workload::{BLOCK, Op, value_of};
 
 /// `alru::Cache` with default settings.
@@ -132,5 +133,36 @@ impl Subject for AlruGuard {
 
     fn refusals(&self) -> Option<Refusals> {
         Subject::refusals(&self.0)
+    }
+}
+
+/// `alru::AlruCache`: the function is part of the cache, and boxed by every miss.
+pub(super) struct AlruMemo(alru::AlruCache<u64, u64>);
+
+impl Subject for AlruMemo {
+    const NAME: &'static str = "alru-memo";
+    const PACKAGE: &'static str = "alru";
+    const NOTE: &'static str =
+        "`AlruCache` around a function whose future is ready; loads only; own hasher (the same)";
+    const OPS: &'static [Op] = LOADS;
+
+    fn with_capacity(capacity: usize) -> Self {
+        Self(alru::AlruCache::builder_infallible(Gate::load).maxsize(capacity).build())
+    }
+
+    fn get(&self, key: u64) -> Option<u64> {
+        self.0.cache_contains(&key).then(|| value_of(key))
+    }
+
+    fn insert(&self, key: u64, _: u64) {
+        let _ = pollster::block_on(self.0.call(key));
+    }
+
+    async fn get_with(&self, key: u64, _: impl Future<Output = u64>) -> u64 {
+        self.0.call(key).await.unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    fn resident(&self) -> Option<u64> {
+        Some(self.0.cache_info().currsize as u64)
     }
 }

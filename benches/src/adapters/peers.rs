@@ -1,13 +1,15 @@
 //! The others: caches of the same field, and a map to measure look-ups by.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quick_cache::UnitWeighter;
 use quick_cache::sync::DefaultLifecycle;
 
-use super::{Hasher, SYNC, SYNC_AND_LOADS, Subject};
+use super::gate::Gate;
+use super::{Hasher, LOADS, SYNC, SYNC_AND_LOADS, Subject};
 use crate::workload::{BLOCK, Op, value_of};
 
 /// `quick_cache::sync::Cache`: sharded, a reader-writer lock a shard, CLOCK-PRO.
@@ -93,7 +95,7 @@ impl Subject for MokaFuture {
     const NAME: &'static str = "moka-future";
     const PACKAGE: &'static str = "moka";
     const NOTE: &'static str = "`future::Cache`, default policy; loads only";
-    const OPS: &'static [Op] = &[Op::LoadHit, Op::LoadMiss];
+    const OPS: &'static [Op] = LOADS;
 
     fn with_capacity(capacity: usize) -> Self {
         Self(
@@ -121,6 +123,97 @@ impl Subject for MokaFuture {
 
     fn resident(&self) -> Option<u64> {
         Some(self.0.entry_count())
+    }
+}
+
+/// `foyer_memory::Cache`: foyer's cache in memory. It spawns each load on tokio.
+pub(super) struct Foyer(foyer_memory::Cache<u64, u64, Hasher>);
+
+std::thread_local! {
+    static RUNTIME: tokio::runtime::Runtime =
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+}
+
+impl Subject for Foyer {
+    const NAME: &'static str = "foyer";
+    const PACKAGE: &'static str = "foyer-memory";
+    const NOTE: &'static str = "`Cache`, default options; loads only, which it spawns: its callers are polled within \
+         a tokio runtime of the measuring thread, which gets a turn between the polls";
+    const OPS: &'static [Op] = LOADS;
+
+    fn with_capacity(capacity: usize) -> Self {
+        let builder = foyer_memory::CacheBuilder::new(capacity);
+        Self(builder.with_hash_builder(Hasher::default()).build())
+    }
+
+    fn get(&self, key: u64) -> Option<u64> {
+        self.0.get(&key).map(|entry| *entry.value())
+    }
+
+    fn insert(&self, key: u64, value: u64) {
+        self.0.insert(key, value);
+    }
+
+    async fn get_with(&self, key: u64, _: impl Future<Output = u64>) -> u64 {
+        let load = || async move { Ok::<_, Infallible>(Gate::load(key).await) };
+        match self.0.get_or_fetch(&key, load).await {
+            Ok(entry) => *entry.value(),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn block_on<T>(&self, loads: impl Future<Output = T>) -> T {
+        RUNTIME.with(|runtime| runtime.block_on(loads))
+    }
+
+    fn turn(&self) -> impl Future<Output = ()> {
+        tokio::task::yield_now()
+    }
+
+    fn resident(&self) -> Option<u64> {
+        Some(self.0.entries() as u64)
+    }
+}
+
+type Cell = Arc<tokio::sync::OnceCell<u64>>;
+
+/// A `tokio::sync::OnceCell` a key, in a map of 64 shards: what one writes without a cache.
+pub(super) struct OnceCells(Vec<Mutex<HashMap<u64, Cell, Hasher>>>);
+
+impl OnceCells {
+    fn cell(&self, key: u64) -> Cell {
+        // Keys are scrambled: any bits will do.
+        let shard = &self.0[key as usize % self.0.len()];
+        shard.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
+    }
+}
+
+impl Subject for OnceCells {
+    const NAME: &'static str = "once-cell";
+    const PACKAGE: &'static str = "tokio";
+    const NOTE: &'static str =
+        "`sync::OnceCell` a key, in `HashMap`s behind 64 mutexes: **map, no eviction**; loads only";
+    const OPS: &'static [Op] = LOADS;
+
+    fn with_capacity(_: usize) -> Self {
+        Self((0..64).map(|_| Mutex::default()).collect())
+    }
+
+    fn get(&self, key: u64) -> Option<u64> {
+        self.cell(key).get().copied()
+    }
+
+    fn insert(&self, key: u64, value: u64) {
+        let _ = self.cell(key).set(value);
+    }
+
+    async fn get_with(&self, key: u64, init: impl Future<Output = u64>) -> u64 {
+        *self.cell(key).get_or_init(|| init).await
+    }
+
+    fn resident(&self) -> Option<u64> {
+        let len = |shard: &Mutex<HashMap<_, _, _>>| shard.lock().map_or(0, |map| map.len() as u64);
+        Some(self.0.iter().map(len).sum())
     }
 }
 

@@ -315,12 +315,9 @@ impl Model {
                         self.count(caller, true);
                         return Expected::Value(id);
                     }
-                    if !self.room {
+                    if !self.room && !self.shared {
                         self.count(caller, false);
                         caller.stage = Stage::Alone;
-                        if self.shared {
-                            caller.run = Some(self.new_run(caller.api));
-                        }
                         continue;
                     }
                     if let Slot::Pending(f) = *self.slot(caller.key) {
@@ -334,7 +331,10 @@ impl Model {
                     let run = if self.shared { Some(self.new_run(caller.api)) } else { caller.run };
                     self.flights.push(Flight { key: caller.key, run, members: 1, end: None });
                     let f = self.flights.len() - 1;
-                    *self.slot(caller.key) = Slot::Pending(f);
+                    // Without room the flight is nobody's but the caller's, and a closer's.
+                    if self.room {
+                        *self.slot(caller.key) = Slot::Pending(f);
+                    }
                     caller.stage = Stage::In(f);
                 }
                 Stage::Alone => {
@@ -351,10 +351,8 @@ impl Model {
                         Some(End::Value(id)) => return Expected::Value(id),
                         Some(End::Panicked(run)) if self.shared => return Expected::Told(run),
                         Some(End::Panicked(run)) => return Expected::Panic(run),
-                        Some(End::Failed(run)) => {
-                            if self.shared || self.runs[run].api == caller.api {
-                                return Expected::Failed(run);
-                            }
+                        Some(End::Failed(run)) if self.shared || self.is_nameable(run, caller) => {
+                            return Expected::Failed(run);
                         }
                         _ if self.shared => return Expected::Closed,
                         _ => {}
@@ -391,6 +389,11 @@ impl Model {
         }
     }
 
+    /// Do the call's errors have the type of this run's?
+    fn is_nameable(&self, run: usize, caller: &Caller) -> bool {
+        self.runs[run].api == caller.api
+    }
+
     fn poll_closer(
         &mut self,
         caller: &mut Caller,
@@ -419,7 +422,7 @@ impl Model {
     fn poll_run(&mut self, run: usize, verdict: impl Fn(usize) -> Verdict) -> Option<End> {
         self.runs[run].begun = true;
         let end = match verdict(run) {
-            Verdict::Wait => return None,
+            Verdict::Wait | Verdict::Yield => return None,
             Verdict::Value => End::Value(run),
             Verdict::Fail => End::Failed(run),
             Verdict::Panic => End::Panicked(run),

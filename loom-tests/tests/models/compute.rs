@@ -163,7 +163,7 @@ fn two_async_computes_of_a_value_lose_no_update() {
 fn a_leased_slot_is_drained_when_the_lease_is_over() {
     check_deeper(|| {
         let slab = Slab::<u32, Value>::bounded(1).unwrap();
-        let limbo = Limbo::new(1, 0, 0);
+        let limbo = Limbo::new(1, 0, Some(1), 0).unwrap();
         let all = Arc::new((slab, limbo));
         let (slab, limbo) = &*all;
         let index = slab.fresh().unwrap();

@@ -79,3 +79,21 @@ fn what_a_reader_names_is_dropped_once_it_has_gone() {
         Value::all_gone();
     });
 }
+
+#[test]
+fn what_a_reader_named_before_its_next_look_up_is_dropped_after_it_was_read() {
+    check(|| {
+        let (_available, _at_once) = (Available::new(), AtOnce::new());
+        let cache = core(2);
+        insert(&cache, A);
+        insert(&cache, B);
+        let other = cache.clone();
+        let reader = thread::spawn(move || {
+            let _ = read_a(&other);
+            let _ = other.read_shielded(B.0, &B.1);
+        });
+        remove(&cache, A);
+        cache.run_pending();
+        reader.join().unwrap();
+    });
+}

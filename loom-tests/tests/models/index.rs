@@ -4,6 +4,7 @@ use alru::raw::bin::{Commit, Glance, OWN, Probe, Tag};
 use alru::raw::reclaim;
 use alru::raw::table::Index;
 use alru_loom_tests::{check, check_deeper, check_shallower};
+use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
@@ -109,6 +110,54 @@ fn of_two_unlinkers_and_a_replacer_one_wins() {
         let unlinked = unlinkers.into_iter().map(|u| u.join().unwrap());
         assert_eq!(unlinked.filter(|won| *won).count() + usize::from(replaced), 1);
         assert_eq!(members(&index, TAG).len(), usize::from(replaced));
+    });
+}
+
+/// A slot whose insert lost is recycled at once, without a grace period: whoever looks at its key must have
+/// seen it as a member.
+fn a_slot_is_recycled_while(read: fn(&Index, &dyn Fn(u32) -> bool)) {
+    let index = index();
+    for i in [2, 3, 4] {
+        assert!(matches!(insert(&index, TAG, i, |_| false), Commit::Done));
+    }
+    let keys: Arc<[UnsafeCell<u32>; 7]> = Arc::new(std::array::from_fn(|_| UnsafeCell::new(0)));
+    let (i, k) = (index.clone(), keys.clone());
+    let reader = thread::spawn(move || {
+        // SAFETY: loom checks that nobody writes.
+        read(&i, &|i| k[i as usize].with(|key| unsafe { *key == 9 }));
+    });
+    assert!(unlink(&index, TAG, 2) && unlink(&index, TAG, 3));
+    // Claims the word of slot 3 for slot 6, and loses to slot 5, which joins under its scan in that of slot 2.
+    let lost = insert(&index, TAG, 6, |i| {
+        if i == 4 {
+            let _ = insert(&index, TAG, 5, |i| i == 5);
+        }
+        i == 5
+    });
+    assert!(matches!(lost, Commit::Exists));
+    // SAFETY: loom checks that nobody reads.
+    keys[6].with_mut(|key| unsafe { *key = 1 });
+    reader.join().unwrap();
+    assert_eq!(members(&index, TAG), [5, 4]);
+}
+
+#[test]
+fn a_glance_validates_before_it_dereferences() {
+    check_deeper(|| {
+        a_slot_is_recycled_while(|index, is_key| {
+            if let Glance::Candidate(i) = index.glance(&reclaim::pin(), TAG) {
+                assert!(!is_key(i));
+            }
+        });
+    });
+}
+
+#[test]
+fn a_scan_validates_before_it_dereferences() {
+    check(|| {
+        a_slot_is_recycled_while(|index, is_key| {
+            assert!(index.find(&reclaim::pin(), TAG, is_key).is_none());
+        });
     });
 }
 
