@@ -267,9 +267,11 @@ where
     ///
     /// The future may borrow, and need not be `Send`. The task that polls this future polls it. **A compute that is
     /// alive and never polled holds up the others of its key**, by definition, and callers who wait for it as a
-    /// load; all else goes on. (There are 4,096 places for queues, by the keys' hashes. If two keys that are
-    /// computed at one time compete for one, the later one's computes wait for each other without it, and then a write from elsewhere may let a second one of the key begin while the first still runs. No
-    /// update is lost then either.)
+    /// load, unless they [steal](GetWith::steal_after) it; all else goes on. In the same way a caller of `get_with` that
+    /// is never polled again holds up the computes that wait for its load. (There are 4,096 places for queues, by the
+    /// keys' hashes. If two keys that are computed at one time compete for one, the later one's computes wait for each
+    /// other without it, and then a write from elsewhere may let a second one of the key begin while the first still
+    /// runs. No update is lost then either.)
     ///
     /// # Errors
     /// Those of the future; the entry is as it was then.
@@ -278,8 +280,9 @@ where
     /// Safe to drop at any point: the entry stays as it was, and the next in the queue goes on.
     ///
     /// # Panics
-    /// If `decide` or its future panics; the entry stays as it was, and the next goes on. If the future computes
-    /// its own key, or is part of a load of it.
+    /// If `decide` or its future panics; the entry stays as it was, and the next goes on. If they compute
+    /// their own key, or load it when it has no value, or are part of a load of it, or would wait for themselves by
+    /// way of other loads: see [`Cache::get_with`].
     pub fn and_try_compute_with_async<E, D, F>(
         self,
         decide: D,

@@ -335,6 +335,9 @@ where
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting only.
+    ///
+    /// # Panics
+    /// If a destructor of a load that is dropped does, or a waker, once all loads have been ended.
     pub fn close(&self, wait: bool) -> impl Future<Output = ()> + Send + use<K, V, E, S> {
         let loading = &*self.loading;
         // AcqRel: an RMW; `is_closed` reads with Acquire.

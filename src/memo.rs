@@ -356,6 +356,9 @@ where
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting only.
+    ///
+    /// # Panics
+    /// If a destructor of a load that is dropped does, or a waker, once all loads have been ended.
     pub fn cache_close(&self, wait: bool) -> impl Future<Output = ()> + Send + use<K, V, E> {
         self.loading.close(wait)
     }

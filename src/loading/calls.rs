@@ -1,6 +1,7 @@
 //! Calls of a cache with a loader.
 
 use super::Loading;
+use crate::DefaultHasher;
 use crate::error::LoadError;
 use crate::load::bells::Bells;
 use crate::load::is_inside_load;
@@ -10,6 +11,7 @@ use crate::load::shared::{self, Begun, Ended, SharedWaiter};
 use crate::raw::bin::Tag;
 use crate::raw::flight::Load;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::hash::{BuildHasher, Hash};
@@ -204,7 +206,7 @@ where
 ///
 /// `P` says how long it waits for a load of somebody else's, by default for ever.
 #[must_use = "futures do nothing unless polled"]
-pub struct LoadingGet<'a, K, V, E, S, P = Forever>
+pub struct LoadingGet<'a, K, V, E = Infallible, S = DefaultHasher, P = Forever>
 where
     K: Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,

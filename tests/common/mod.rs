@@ -89,6 +89,11 @@ impl Flag {
         future.poll(&mut Context::from_waker(&Waker::from(self.clone())))
     }
 
+    /// As a wake does.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
     /// Whether it was woken since the last call.
     pub fn take(&self) -> bool {
         self.0.swap(false, Ordering::SeqCst)
