@@ -83,7 +83,7 @@ fn what_a_reader_names_is_dropped_once_it_has_gone() {
 #[test]
 fn what_a_reader_named_before_its_next_look_up_is_dropped_after_it_was_read() {
     check(|| {
-        let (_available, _at_once) = (Available::new(), AtOnce::new());
+        let (_available, _at_once) = (Available::in_two_steps(), AtOnce::new());
         let cache = core(2);
         insert(&cache, A);
         insert(&cache, B);
