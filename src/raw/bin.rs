@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  word 0    header: INIT | valid bitmap, 7 own + 8 overflow | FROZEN | version 47
-//!  word i    0 = never written, 1 = VACANT, else tag32 << 32 | slot index32, indices from 2
+//!  word i    0 = never written, 1 = VACANT, else slot index32 << 32 | tag32, indices from 2
 //! ```
 //! Four bins form a group and share one overflow line of eight words; an overflow word belongs to the bin
 //! whose header shows it valid.
@@ -56,15 +56,15 @@ pub struct Word(u64);
 impl Word {
     pub fn new(tag: Tag, index: u32) -> Self {
         debug_assert!(index >= FIRST_INDEX);
-        Self((tag as u64) << 32 | index as u64)
+        Self((index as u64) << 32 | tag as u64)
     }
     #[inline(always)]
     pub fn tag(self) -> Tag {
-        (self.0 >> 32) as Tag
+        self.0 as Tag
     }
     #[inline(always)]
     pub fn index(self) -> u32 {
-        self.0 as u32
+        (self.0 >> 32) as u32
     }
 }
 
@@ -153,17 +153,17 @@ impl Line {
                 options(nostack, preserves_flags),
             );
         }
-        // SAFETY: SSE2 is part of x86-64. The shuffle picks the upper half of each word.
+        // SAFETY: SSE2 is part of x86-64. The shuffle picks the lower half of each word.
         unsafe {
             let tags = _mm_set1_epi32(tag as i32);
-            let upper = |x, y| {
-                _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(
+            let lower = |x, y| {
+                _mm_castps_si128(_mm_shuffle_ps::<0b10_00_10_00>(
                     _mm_castsi128_ps(x),
                     _mm_castsi128_ps(y),
                 ))
             };
-            let low = _mm_cmpeq_epi32(upper(w01, w23), tags);
-            let high = _mm_cmpeq_epi32(upper(w45, w67), tags);
+            let low = _mm_cmpeq_epi32(lower(w01, w23), tags);
+            let high = _mm_cmpeq_epi32(lower(w45, w67), tags);
             let words = _mm_packs_epi32(low, high);
             _mm_movemask_epi8(_mm_packs_epi16(words, words)) as u32
         }

@@ -24,7 +24,7 @@ use super::room::Charged;
 use super::slab::Slab;
 use super::slot::Slot;
 use super::state::{Phase, Residence, Snapshot};
-use super::table::Index;
+use super::table::{Index, Steady};
 use super::waiters::Waiters;
 use super::weight::Ledger;
 use crate::stats::{Counter, Counters};
@@ -59,8 +59,6 @@ pub struct Core<K, V> {
     pub(super) aside: Aside<K>,
     pub(super) clock: Clock,
     pub(super) counters: Counters,
-    /// Plain look-ups need no pin: the index is steady, and the kernel has the barrier.
-    has_shields: bool,
 }
 
 /// What a look-up without a pin showed.
@@ -93,7 +91,11 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 let entries = usize::try_from(capacity).map_err(|_| OutOfMemory)?;
                 let slots = entries.checked_add(config.reserve).ok_or(OutOfMemory)?;
                 let hands = Hands::new(config.policy, capacity, slots, stripes)?;
-                (Slab::bounded(slots)?, Index::new(entries)?.steady(), Some(hands))
+                (
+                    Slab::bounded(slots)?,
+                    Index::new(entries)?.into_steady(barrier::is_available()),
+                    Some(hands),
+                )
             }
             None => {
                 let initial = config.initial.max(if cfg!(alru_loom) { 4 } else { 64 });
@@ -107,7 +109,6 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             index,
             slab,
             limbo: Limbo::new(stripes, owners, config.capacity, reserve)?,
-            has_shields: hands.is_some() && barrier::is_available(),
             hands,
             ledger: Ledger::new(config.capacity),
             flights: Flights::new(),
@@ -204,7 +205,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        match self.index.glance_unpinned(tag, |_| {}) {
+        match self.index.steady().map(|bins| bins.glance(tag, |_| {})) {
             Some(Glance::Candidate(index)) => {
                 // SAFETY: the slab of a steady index is bounded, and has every slot that a word can name.
                 let slot = unsafe { self.slab.bounded_slot(index) };
@@ -260,9 +261,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         Q: Eq + ?Sized,
         V: Clone,
     {
-        if self.has_shields {
+        if let Some(bins) = self.index.shielded() {
             if let Some(shield) = Shield::raise() {
-                match self.look_unpinned(&shield, tag, key) {
+                match self.look_unpinned(bins, &shield, tag, key) {
                     Look::Hit(slot) => return Some(self.hit(&shield, slot)),
                     Look::Found(slot) => {
                         return self.read_found::<COUNTS_MISSES, Q>(shield, slot, tag, key);
@@ -288,10 +289,10 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         Q: Eq + ?Sized,
         V: Clone,
     {
-        assert!(self.has_shields);
+        let bins = self.index.shielded().expect("the model says that there is a barrier");
         Shield::prepare();
         let shield = Shield::raise().expect("a thread of a model has one");
-        match self.look_unpinned(&shield, tag, key) {
+        match self.look_unpinned(bins, &shield, tag, key) {
             Look::Hit(slot) => Some(Some(self.hit(&shield, slot))),
             Look::Miss => Some(None),
             Look::Found(_) | Look::Unsure => None,
@@ -301,7 +302,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// The usual look-up, without a pin: the key's bin holds still, and the first slot of its tag is its own. What
     /// is found stays as long as the shield.
     #[inline(always)]
-    fn look_unpinned<Q>(&self, shield: &Shield, tag: Tag, key: &Q) -> Look<'_, K, V>
+    fn look_unpinned<Q>(
+        &self,
+        bins: Steady<'_>,
+        shield: &Shield,
+        tag: Tag,
+        key: &Q,
+    ) -> Look<'_, K, V>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
@@ -313,9 +320,9 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             shield.protect(slot);
             protected = Some(slot);
         };
-        let slot = match (self.index.glance_unpinned(tag, protect), protected) {
-            (Some(Glance::Candidate(_)), Some(slot)) => slot,
-            (Some(Glance::Absent), _) => return Look::Miss,
+        let slot = match (bins.glance(tag, protect), protected) {
+            (Glance::Candidate(_), Some(slot)) => slot,
+            (Glance::Absent, _) => return Look::Miss,
             _ => return Look::Unsure,
         };
         // SAFETY: it was a member of the index after it was protected, so its key is there as long as the shield is.
@@ -374,7 +381,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         Q: Eq + ?Sized,
         V: Clone,
     {
-        if self.has_shields && Shield::prepare() {
+        if self.index.shielded().is_some() && Shield::prepare() {
             // The thread has its shield now.
             return self.read::<COUNTS_MISSES, Q>(tag, key);
         }
@@ -458,7 +465,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     /// the core, but no user code goes with that: keys, values, clock, futures and wakers went with the last
     /// handle (`drop_contents`).
     pub(super) fn defer(self: &Arc<Self>, guard: &Guard, batch: Sealed) {
-        if self.has_shields && !hazard::hold_what_is_read(&self.slab) {
+        if self.index.shielded().is_some() && !hazard::hold_what_is_read(&self.slab) {
             // The kernel took back what it granted when the cache was built. Somebody may read these slots for ever.
             return;
         }

@@ -81,6 +81,29 @@ pub struct Index {
     hint: (AtomicPtr<Line>, AtomicUsize),
     /// The bins of an index that never grows.
     steady: Option<NonNull<Line>>,
+    /// The same, if readers have shields: so that one look at the pointer tells.
+    shielded: Option<NonNull<Line>>,
+}
+
+/// The bins of an index that never grows: readers of any kind may look at them.
+#[derive(Clone, Copy)]
+pub struct Steady<'a> {
+    bins: NonNull<Line>,
+    index: &'a Index,
+}
+
+impl Steady<'_> {
+    /// As [`Index::glance`], without a pin. The slot that `protect` is told becomes the candidate if the header, which
+    /// is loaded after that, is the same still. A word that is not a member may be told too: of a slot that was handed
+    /// out once.
+    #[inline(always)]
+    pub fn glance(self, tag: Tag, protect: impl FnOnce(u32)) -> Glance {
+        // Relaxed: the first table's bins, written before the index was shared.
+        let number = (tag as u64 * self.index.hint.1.load(Relaxed) as u64) >> 32;
+        // SAFETY: a steady index keeps its first table, whose bins these are; a tag times the bins, shifted down by
+        // the tag's width, is below the bins.
+        unsafe { self.bins.add(number as usize).as_ref() }.glance::<false>(tag, protect)
+    }
 }
 
 // SAFETY: tables hold atomics only; the pointer owns the chain of tables and is changed by CAS.
@@ -99,12 +122,13 @@ impl Index {
     pub fn with_groups(groups: usize) -> Result<Self, OutOfMemory> {
         let table = Table::new(groups)?;
         let hint = (AtomicPtr::new(table.bins.base()), AtomicUsize::new(table.bins.len()));
-        Ok(Self { root: AtomicPtr::new(Box::into_raw(table)), hint, steady: None })
+        Ok(Self { root: AtomicPtr::new(Box::into_raw(table)), hint, steady: None, shielded: None })
     }
 
-    /// The same index, which will never grow.
-    pub fn steady(mut self) -> Self {
+    /// The same index, which will never grow. May it be read without a pin, behind a shield?
+    pub fn into_steady(mut self, has_shields: bool) -> Self {
         self.steady = NonNull::new(self.hint.0.load(Relaxed));
+        self.shielded = self.steady.filter(|_| has_shields);
         self
     }
 
@@ -144,18 +168,16 @@ impl Index {
         table.line(table.number(tag)).glance::<true>(tag, |_| {})
     }
 
-    /// The same without a pin; None if the index is not steady. The slot that `protect` is told becomes the candidate
-    /// if the header, which is loaded after that, is the same still. A word that is not a member may be told too: of a
-    /// slot that was handed out once.
+    /// The bins of a steady index.
     #[inline(always)]
-    pub fn glance_unpinned(&self, tag: Tag, protect: impl FnOnce(u32)) -> Option<Glance> {
-        let bins = self.steady?;
-        // Relaxed: the first table's bins, written before the index was shared.
-        let number = (tag as u64 * self.hint.1.load(Relaxed) as u64) >> 32;
-        // SAFETY: a steady index keeps its first table, whose bins these are; a tag times the bins, shifted down by
-        // the tag's width, is below the bins.
-        let line = unsafe { bins.add(number as usize).as_ref() };
-        Some(line.glance::<false>(tag, protect))
+    pub fn steady(&self) -> Option<Steady<'_>> {
+        self.steady.map(|bins| Steady { bins, index: self })
+    }
+
+    /// The same, if they may be read without a pin, behind a shield.
+    #[inline(always)]
+    pub fn shielded(&self) -> Option<Steady<'_>> {
+        self.shielded.map(|bins| Steady { bins, index: self })
     }
 
     /// The slot of the key with this tag for which `is_key` holds. Linearises at a header load: the last
