@@ -223,6 +223,26 @@ where
         self.core.clear();
     }
 
+    /// Removes the entries for which `keep` does not hold, of those that are there when the call begins. What is
+    /// inserted meanwhile may be asked about or not, and an entry that is replaced meanwhile is kept. Loads under way
+    /// go on for their waiters, and their results, which nobody can judge yet, are not stored.
+    ///
+    /// `keep` runs while the calling thread is pinned, as under [`pin`](Self::pin). Takes time in proportion to the
+    /// most entries there ever were.
+    ///
+    /// ```
+    /// let cache = alru::Cache::new(100);
+    /// (1..=10).for_each(|n| cache.insert(n, n * n));
+    /// cache.retain(|key, _| key % 2 == 0);
+    /// assert_eq!((cache.entry_count(), cache.get(&3), cache.get(&4)), (5, None, Some(16)));
+    /// ```
+    ///
+    /// # Panics
+    /// If `keep` does; what it was not asked about stays.
+    pub fn retain(&self, keep: impl FnMut(&K, &V) -> bool) {
+        self.core.retain(keep);
+    }
+
     /// The value of a key: the cached one, the result of a load under way, or that of `init`.
     ///
     /// However many callers ask for a missing key at once, one of their futures runs. `init` may borrow, and

@@ -642,3 +642,70 @@ fn a_refused_insert_leaves_no_older_value_and_all_recovers_when_the_guard_goes()
     cache.insert(1, Counted::new(1_000, &tally));
     assert_eq!(cache.peek(&1).map(|found| found.inner), Some(1_000));
 }
+
+#[test]
+fn retain_asks_about_each_live_entry_once_and_removes_what_is_refused() {
+    let time = ManualTime::new();
+    let cache: Cache<u64, u64> = Cache::builder()
+        .max_capacity(100)
+        .time_to_live(Duration::from_secs(10))
+        .time_source(time.clone())
+        .build();
+    cache.insert(0, 0);
+    time.advance(Duration::from_secs(5));
+    (1..=50).for_each(|key| cache.insert(key, 10 * key));
+    time.advance(Duration::from_secs(5));
+    let mut asked = Vec::new();
+    cache.retain(|&key, &value| {
+        assert_eq!(value, 10 * key);
+        asked.push(key);
+        key % 3 == 0
+    });
+    asked.sort_unstable();
+    assert_eq!(asked, Vec::from_iter(1..=50), "0 has expired");
+    assert_eq!((cache.entry_count(), cache.stats().expirations), (16, 1));
+    assert!((1..=50).all(|key| cache.get(&key).is_some() == (key % 3 == 0)));
+}
+
+#[test]
+fn a_closure_of_retain_that_panics_leaves_the_rest() {
+    let cache: Cache<u64, u64> = Cache::new(100);
+    (0..10).for_each(|key| cache.insert(key, key));
+    let mut asked = 0;
+    let retain = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        cache.retain(|_, _| {
+            asked += 1;
+            assert!(asked < 4, "the fourth");
+            false
+        });
+    }));
+    assert!(retain.is_err());
+    assert_eq!(cache.entry_count(), 7);
+    cache.retain(|_, _| false);
+    assert_eq!(cache.entry_count(), 0);
+}
+
+/// What is not linked yet is its writer's, and may be taken back without a grace period.
+#[test]
+fn retain_reads_whole_entries_beside_writers_that_lose() {
+    let cache: Cache<u64, Vec<u64>> = Cache::builder().max_capacity(8).reserve(64).build();
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                for n in 0..20_000 {
+                    match n % 3 {
+                        0 => cache.insert(n % 16, vec![n % 16; 8]),
+                        1 => drop(cache.entry(n % 16).or_insert(vec![n % 16; 8])),
+                        _ => drop(cache.remove(&(n % 16))),
+                    }
+                }
+            });
+        }
+        for turn in 0..2_000 {
+            cache.retain(|key, value| {
+                assert!(value.len() == 8 && value.iter().all(|v| v == key));
+                turn % 2 == 0
+            });
+        }
+    });
+}

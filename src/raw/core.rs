@@ -530,6 +530,37 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         }
     }
 
+    /// Removes the entries for which `keep` does not hold, and the loads under way, whose values nobody knows yet.
+    pub fn retain(self: &Arc<Self>, mut keep: impl FnMut(&K, &V) -> bool) {
+        self.each_slot(&mut reclaim::pin(), |guard, index, slot| {
+            let tag = slot.tag();
+            // The cells of a draft are its owner's: only what is linked may be read.
+            let is_linked = slot.state.load().is_live()
+                && (self.index.find(guard, tag, |i| i == index).is_some()
+                    || cfg!(alru_mutation = "judge_drafts"));
+            let state = slot.state.load();
+            if !is_linked || !state.is_live() {
+                return;
+            }
+            let is_expired = self.clock.is_expired(state);
+            let stays = state.is_ready() && !is_expired && {
+                // SAFETY: it was linked under this pin, so the key is there.
+                let key = unsafe { slot.key() };
+                // SAFETY: READY was read under it.
+                keep(key, unsafe { slot.value() })
+            };
+            if !stays && self.unlink(guard, tag, index).is_some() {
+                self.ledger.refund();
+                if is_expired {
+                    self.count(guard, Counter::Expirations);
+                }
+            }
+        });
+        if self.aside.loads.is_any() {
+            self.aside.loads.detach_all();
+        }
+    }
+
     /// Visits every slot that was ever handed out. Lets go of the pin now and then: a long walk must not hold
     /// up reclamation.
     pub(super) fn each_slot(

@@ -221,3 +221,32 @@ fn one_of_two_leases_a_slot_and_who_waits_in_the_crowd_is_told() {
         unsafe { core.drop_contents() };
     });
 }
+
+/// What a compute that loses has drafted is taken back without a grace period.
+#[test]
+fn retain_judges_no_draft() {
+    check(|| {
+        let cache: Cache<u32, Value> = Cache::builder().max_capacity(2).reserve(4).build();
+        let other = cache.clone();
+        let judge = thread::spawn(move || {
+            other.retain(|_, value| {
+                value.read();
+                true
+            });
+        });
+        let mut is_first = true;
+        let computed = cache.entry(1).and_compute_with(|present| {
+            if std::mem::take(&mut is_first) {
+                cache.insert(1, Value::new());
+                return Op::Put(Value::new());
+            }
+            assert!(present.is_some());
+            Op::Nop
+        });
+        drop(computed);
+        judge.join().unwrap();
+        assert_eq!(cache.entry_count(), 1);
+        drop(cache);
+        Value::all_gone();
+    });
+}
