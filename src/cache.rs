@@ -109,6 +109,10 @@ impl<K, V, S> Cache<K, V, S> {
         &self.shared.hasher
     }
 
+    pub(crate) fn downgrade(&self) -> WeakCache<K, V, S> {
+        WeakCache(Arc::downgrade(&self.shared))
+    }
+
     /// For who must not keep the cache from going, and needs it to be there now and then.
     pub(crate) fn weak_handle(&self) -> Handle
     where
@@ -118,6 +122,16 @@ impl<K, V, S> Cache<K, V, S> {
     {
         let weak: std::sync::Weak<Shared<K, V, S>> = Arc::downgrade(&self.shared);
         weak
+    }
+}
+
+/// A handle that does not keep the cache from going.
+pub(crate) struct WeakCache<K, V, S>(std::sync::Weak<Shared<K, V, S>>);
+
+impl<K, V, S> WeakCache<K, V, S> {
+    /// A handle, if there is one still. Dropped, it may be the last.
+    pub(crate) fn upgrade(&self) -> Option<Cache<K, V, S>> {
+        self.0.upgrade().map(|shared| Cache { core: shared.core.clone(), shared })
     }
 }
 
@@ -313,8 +327,9 @@ where
 
     /// Does now what writes would do bit by bit: clears expired entries away, and drops what was removed.
     /// With no guard held anywhere, no value but the residents' is alive afterwards. Takes time in
-    /// proportion to the most entries there ever were. Does nothing when called by a destructor that a cache
-    /// is just running on this thread.
+    /// proportion to what there is to clear and to drop, or with [`jitter`](CacheBuilder::jitter) to the most entries
+    /// there ever were. Does nothing when called by a destructor that a cache
+    /// is just running on this thread. [`sweeper`](Self::sweeper) does the same in small steps.
     ///
     /// # Panics
     /// If a destructor panics. The cache stays usable; call again for the rest.

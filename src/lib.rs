@@ -65,6 +65,10 @@ mod load;
 mod loading;
 mod memo;
 mod op;
+#[cfg(alru_loom)]
+#[doc(hidden)]
+pub mod policy;
+#[cfg(not(alru_loom))]
 mod policy;
 #[cfg(alru_loom)]
 #[doc(hidden)]
@@ -72,6 +76,7 @@ pub mod raw;
 #[cfg(not(alru_loom))]
 mod raw;
 mod stats;
+mod sweeper;
 #[cfg(alru_loom)]
 #[doc(hidden)]
 pub mod sync;

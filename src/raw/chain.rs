@@ -1,5 +1,6 @@
 //! A stack of indices with a tagged head: pushes of whole chains, takes of several at once.
 
+use super::mem::Blank;
 use crate::sync::atomic::{AtomicU64, Ordering::*};
 
 /// Where the links of a chain are kept.
@@ -14,6 +15,13 @@ pub trait Links {
 /// changes could be fooled; nothing shorter can.)
 pub struct Chain(AtomicU64);
 
+// SAFETY: zero is an empty chain.
+unsafe impl Blank for Chain {
+    fn blank() -> Self {
+        Self::new()
+    }
+}
+
 impl Chain {
     pub fn new() -> Self {
         Self(AtomicU64::new(0))
@@ -23,6 +31,12 @@ impl Chain {
     pub fn is_empty(&self) -> bool {
         // Relaxed: a hint; taking decides.
         self.0.load(Relaxed) as u32 == 0
+    }
+
+    /// The first element, for models while nobody else runs.
+    #[cfg(alru_loom)]
+    pub fn first(&self) -> u32 {
+        self.0.load(Acquire) as u32
     }
 
     fn retagged(head: u64, index: u32) -> u64 {

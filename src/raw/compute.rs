@@ -232,7 +232,8 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             };
             let copy = value.clone();
             draft.set_key(key);
-            draft.begin_ready(tag, value, self.clock.new_deadline());
+            let term = self.clock.new_term();
+            draft.begin_filed(tag, value, term);
             let published = match self.settle(&seen) {
                 Ok(None) => self.publish(&guard, tag, draft, |_| false, || false),
                 Ok(Some(old)) => self.publish_over(&guard, tag, draft, old),
@@ -242,6 +243,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                 Publish::Done => {
                     self.detach_beside(tag);
                     self.count(&guard, Counter::Insertions);
+                    self.sweep_share(&guard, term.tick);
                     return Ok(match present {
                         Some(_) => CompResult::ReplacedWith(copy),
                         None => CompResult::Inserted(copy),
@@ -310,11 +312,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             None => value,
             Some(mut draft) => {
                 draft.set_key(key);
-                draft.begin_ready(tag, value, self.clock.new_deadline());
+                let term = self.clock.new_term();
+                draft.begin_filed(tag, value, term);
                 match self.publish_over(&guard, tag, draft, lease.index) {
                     Publish::Done => {
                         self.detach_beside(tag);
                         self.count(&guard, Counter::Insertions);
+                        self.sweep_share(&guard, term.tick);
                         return Settled::Stored;
                     }
                     Publish::Occupied(_) => return Settled::Moved,

@@ -27,6 +27,7 @@ use super::state::{Phase, Residence, Snapshot};
 use super::table::Index;
 use super::waiters::Waiters;
 use super::weight::Ledger;
+use super::wheel::Wheel;
 use crate::stats::{Counter, Counters};
 use crate::sync::{self, Arc, FirstPanic};
 use crate::time::TimeSource;
@@ -58,6 +59,8 @@ pub struct Core<K, V> {
     pub(super) flights: Flights<V>,
     pub(super) aside: Aside<K>,
     pub(super) clock: Clock,
+    /// The entries that have deadlines; None without a time to live.
+    pub(super) wheel: Option<Wheel>,
     pub(super) counters: Counters,
     /// Plain look-ups need no pin: the index is steady, and the kernel has the barrier.
     has_shields: bool,
@@ -88,7 +91,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         let threads = sync::parallelism();
         let stripes = threads.next_power_of_two().min(64);
         let owners = (threads * 4).min(reclaim::THREADS);
-        let (slab, index, hands) = match config.capacity {
+        let (slab, index, hands): (Slab<K, V>, _, _) = match config.capacity {
             Some(capacity) => {
                 let entries = usize::try_from(capacity).map_err(|_| OutOfMemory)?;
                 let slots = entries.checked_add(config.reserve).ok_or(OutOfMemory)?;
@@ -103,6 +106,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         // An unbounded cache has no reserve to share out; its batches are as large as others'.
         let reserve = config.capacity.map_or(usize::MAX, |_| config.reserve);
         let source = config.time;
+        let wheel = config.ttl.map(|_| Wheel::new(slab.first_slots(), hands.is_none(), stripes));
         Ok(Self {
             index,
             slab,
@@ -112,6 +116,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             ledger: Ledger::new(config.capacity),
             flights: Flights::new(),
             aside: Aside::new(),
+            wheel: wheel.transpose()?,
             clock: Clock {
                 origin: source.now_exact(),
                 resolution: source.resolution(),
@@ -502,6 +507,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     self.count(guard, Counter::Expirations);
                 }
                 self.detach_beside(tag);
+                self.sweep_share_now(guard);
                 return ((was_entry && last.is_ready()).then_some(slot), was_entry);
             }
         }
@@ -631,11 +637,13 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             None => key,
             Some(mut draft) => {
                 draft.set_key(key);
-                draft.begin_ready(tag, value, self.clock.new_deadline());
+                let term = self.clock.new_term();
+                draft.begin_filed(tag, value, term);
                 match self.publish(&guard, tag, draft, |_| true, || false) {
                     Publish::Done => {
                         self.detach_beside(tag);
                         self.count(&guard, Counter::Insertions);
+                        self.sweep_share(&guard, term.tick);
                         return true;
                     }
                     Publish::Occupied(draft) | Publish::Refused(draft) => draft.into_key(),

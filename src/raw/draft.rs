@@ -5,7 +5,7 @@ use super::core::Core;
 use super::flight::FlightId;
 use super::hands::Hands;
 use super::slot::Slot;
-use super::state::{Residence, Snapshot};
+use super::state::{Filing, Residence, Snapshot};
 use super::weight::Ledger;
 
 /// A charged entry that is not published yet; refunded when dropped.
@@ -56,24 +56,27 @@ impl<K, V> Draft<'_, K, V> {
         self.begin(tag, residence, |s| s.state.begin_pending(flight.field(), residence));
     }
 
-    pub(super) fn begin_ready(&self, tag: Tag, value: V, deadline: u64) {
+    #[inline(always)]
+    pub(super) fn begin_ready(&self, tag: Tag, value: V, deadline: u64) -> Filing {
         let residence = self.core.residence(tag);
         // SAFETY: the slot is ours, EMPTY, without a value.
         unsafe { self.slot().write_value(value) };
-        self.begin(tag, residence, |s| s.state.begin_ready(deadline, residence));
+        self.begin(tag, residence, |s| s.state.begin_ready(deadline, residence))
     }
 
-    fn begin(&self, tag: Tag, residence: Residence, begin: impl FnOnce(&Slot<K, V>)) {
+    #[inline(always)]
+    fn begin<R>(&self, tag: Tag, residence: Residence, begin: impl FnOnce(&Slot<K, V>) -> R) -> R {
         let slot = self.slot();
         slot.set_tag(tag);
         slot.set_refs(self.core.hands.as_ref().map_or(0, Hands::first_refs));
-        begin(slot);
+        let begun = begin(slot);
         self.core.ledger.settle(residence);
         if residence == Residence::Probation {
             if let Some(hands) = &self.core.hands {
                 hands.show(self.index);
             }
         }
+        begun
     }
 
     /// The slot is linked now, and belongs to the index.

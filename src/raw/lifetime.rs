@@ -49,6 +49,13 @@ impl Drop for Source {
     }
 }
 
+/// A life that begins: when it ends, and the tick that it begins at. Both 0 without a TTL.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Term {
+    pub(super) deadline: u64,
+    pub(super) tick: u64,
+}
+
 /// Time as the core sees it.
 pub(super) struct Clock {
     pub(super) source: Source,
@@ -74,19 +81,43 @@ impl Clock {
                 || expiry::is_expired(deadline, source.get().now_exact(), *origin, Duration::ZERO))
     }
 
-    /// The deadline of an entry whose value is there now; 0 without a TTL.
+    /// The life of an entry whose value is there now.
     #[inline]
-    pub(super) fn new_deadline(&self) -> u64 {
-        self.ttl.map_or(0, |ttl| self.deadline_after(ttl))
+    pub(super) fn new_term(&self) -> Term {
+        self.ttl.map_or(Term::default(), |ttl| self.term_of(ttl))
     }
 
     #[cold]
-    fn deadline_after(&self, ttl: Duration) -> u64 {
+    fn term_of(&self, ttl: Duration) -> Term {
         let extra = if self.jitter.is_zero() {
             Duration::ZERO
         } else {
             jitter::draw(self.jitter, sync::random_u64())
         };
-        expiry::deadline(self.source.get().now_exact(), self.origin, ttl.saturating_add(extra))
+        let now = self.source.get().now_exact();
+        Term {
+            deadline: expiry::deadline(now, self.origin, ttl.saturating_add(extra)),
+            tick: expiry::tick(now, self.origin),
+        }
+    }
+
+    /// The tick it is.
+    pub(super) fn exact_tick(&self) -> u64 {
+        expiry::tick(self.source.get().now_exact(), self.origin)
+    }
+
+    /// The tick it was a moment ago, cheaply.
+    pub(super) fn coarse_tick(&self) -> u64 {
+        expiry::tick(self.source.get().now(), self.origin)
+    }
+
+    /// May an entry end before one that was written earlier?
+    pub(super) fn has_shorter_lives(&self) -> bool {
+        !self.jitter.is_zero()
+    }
+
+    /// Ticks that an entry lives at least.
+    pub(super) fn least_life(&self) -> u64 {
+        self.ttl.map_or(u64::MAX, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
     }
 }

@@ -229,6 +229,11 @@ impl Limbo {
         DRAINING.try_with(Cell::get).unwrap_or(false)
     }
 
+    /// Is there something in the stripe to be drained?
+    pub fn has_ripe(&self, stripe: usize) -> bool {
+        !self.stripe(stripe).ripe.is_empty()
+    }
+
     /// Has everything been drained that was held when it was to be drained?
     pub fn is_nothing_held(&self) -> bool {
         self.stripes.iter().all(|s| s.held.is_empty())
@@ -363,7 +368,7 @@ fn drain_one<K, V>(slab: &Slab<K, V>, index: u32, panics: &mut FirstPanic) {
 mod tests {
     use super::*;
     use crate::raw::reclaim::{self, THREADS};
-    use crate::raw::state::Residence;
+    use crate::raw::state::{Filing, Residence};
 
     #[test]
     fn what_an_idle_thread_retired_is_taken_along() {
@@ -373,7 +378,7 @@ mod tests {
             let index = slab.fresh().unwrap();
             // SAFETY: just handed out.
             let slot = unsafe { slab.slot(index) };
-            slot.state.begin_ready(0, Residence::Main);
+            assert_eq!(slot.state.begin_ready(0, Residence::Main), Filing::Done);
             slot.state.expire();
             assert!(limbo.retire(&slab, &reclaim::pin(), index).is_none());
             index

@@ -7,7 +7,7 @@
 //! | eviction | `hands`, `ghost`, `weight` |
 //! | loads | `flight`, `waiters`, `aside`, `graph` |
 //! | ground | `reclaim`, `hazard`, `barrier`, `mem`, `chunks`, `chain` |
-//! | time | `lifetime` |
+//! | time | `lifetime`, `wheel`, `sweep` |
 //! | all of it | `core`, with `draft`, `room`, `seat`, `beside` and `compute` |
 #![allow(missing_docs)] // internal: public for the loom models alone
 #![cfg_attr(alru_loom, allow(private_interfaces))]
@@ -37,7 +37,9 @@ pub mod seat;
 pub mod slab;
 pub mod slot;
 pub mod state;
+pub mod sweep;
 pub mod table;
 pub mod trail;
 pub mod waiters;
 pub mod weight;
+pub mod wheel;

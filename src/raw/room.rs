@@ -162,8 +162,18 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             .limbo
             .draw(&self.slab, guard)
             .or_else(|| self.scavenge(own))
-            .or_else(|| self.slab.fresh());
+            .or_else(|| self.fresh());
         index.map(|index| self.draft_of(own, index))
+    }
+
+    /// A slot that was never used, and its place on the wheel. (Without memory for that it is lost, as one without
+    /// memory for itself is.)
+    fn fresh(&self) -> Option<u32> {
+        let index = self.slab.fresh()?;
+        match &self.wheel {
+            Some(wheel) => wheel.ensure(index).is_ok().then_some(index),
+            None => Some(index),
+        }
     }
 
     fn draft_of(&self, stripe: usize, index: u32) -> Draft<'_, K, V> {
@@ -179,7 +189,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
     }
 
     /// Seals all open batches and tries to end their grace period.
-    fn force_grace(self: &Arc<Self>, guard: &mut Guard) {
+    pub(super) fn force_grace(self: &Arc<Self>, guard: &mut Guard) {
         for stripe in 0..self.limbo.stripes() {
             if let Some(batch) = self.limbo.seal_open(&self.slab, stripe) {
                 self.defer(guard, batch);
@@ -209,15 +219,19 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
         }
         let own_guard = reclaim::is_pinned();
         let mut guard = reclaim::pin();
-        self.each_slot(&mut guard, |guard, index, slot| {
-            let tag = slot.tag();
-            let state = slot.state.load();
-            let is_due = state.is_ready() && self.clock.is_expired(state);
-            if is_due && self.unlink(guard, tag, index).is_some() {
-                self.ledger.refund();
-                self.count(guard, Counter::Expirations);
-            }
-        });
+        self.sweep_all(&mut guard);
+        if self.clock.has_shorter_lives() {
+            // What took the place of a longer life may be on the wheel for the end of that.
+            self.each_slot(&mut guard, |guard, index, slot| {
+                let tag = slot.tag();
+                let state = slot.state.load();
+                let is_due = state.is_ready() && self.clock.is_expired(state);
+                if is_due && self.unlink(guard, tag, index).is_some() {
+                    self.ledger.refund();
+                    self.count(guard, Counter::Expirations);
+                }
+            });
+        }
         // No more than there can be in limbo now: a destructor that inserts makes new work for ever.
         let mut batches = self.slab.high_water() as usize / DRAIN + self.limbo.stripes();
         // A pinned thread that was preempted delays the grace period by a time slice; give way to it some

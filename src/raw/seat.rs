@@ -222,23 +222,27 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
             return Completion::Detached;
         }
         let value = copy();
-        let deadline = self.clock.new_deadline();
+        let term = self.clock.new_term();
         // SAFETY: PENDING with this flight was read under this pin: the slot's life is the flight's, and
         // the slot is not recycled before the unpin. Only the holder of the turn writes the value cell,
         // and it has not yet: its life had no value.
         unsafe { slot.write_value(value) };
-        let completion = slot.state.complete(field, deadline);
-        match completion {
-            Completion::Stored => self.count(&guard, Counter::Insertions),
-            Completion::Detached => {
+        match slot.state.complete(field, term.deadline) {
+            Some(filing) => {
+                self.file(filing, guard.thread(), index, term);
+                self.count(&guard, Counter::Insertions);
+                self.sweep_share(&guard, term.tick);
+                Completion::Stored
+            }
+            None => {
                 // SAFETY: the life ended without VALUE, so the drainer leaves the cell alone, and the
                 // slot is not reused under this pin: the value is still ours.
                 let value = unsafe { slot.take_value() };
                 drop(guard);
                 drop(value);
+                Completion::Detached
             }
         }
-        completion
     }
 
     /// The key of a flight's slot that the caller published under this guard, or of a flight beside the table

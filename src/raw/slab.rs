@@ -90,6 +90,11 @@ impl<K, V> Slab<K, V> {
             .then(|| unsafe { self.first.get_unchecked(index) })
     }
 
+    /// Indices below this one are in the first chunk.
+    pub fn first_slots(&self) -> usize {
+        self.first.len()
+    }
+
     /// One past the largest index that may be in use.
     #[inline]
     pub fn high_water(&self) -> u32 {

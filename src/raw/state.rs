@@ -11,6 +11,9 @@
 //!  bits 24..63 deadline in ticks, or the flight's id while PENDING
 //! ```
 //!
+//! A life that gets a deadline gets FILED in the same step; who set it where it was clear puts the slot on the
+//! wheel's list ([`Filing`]), and only the sweep that took the slot off clears it.
+//!
 //! All transitions that others can race are read-modify-write loops that keep unrelated bits and give up only
 //! when the phase (or the flight) is not what they need: a sweeper may clear FILED at any moment, and that
 //! must neither lose FILED nor discard a load's result. The owner of an EMPTY or drained slot that is not
@@ -18,6 +21,7 @@
 //! READY publishes the value cell to whoever reads READY; the winner of EXPIRED sees all that the life
 //! wrote; whoever begins a life sees the drainer's last access to the cells.
 
+use crate::policy::wheel;
 use crate::sync::atomic::{AtomicU64, Ordering::*};
 
 /// The four states of a slot.
@@ -112,6 +116,12 @@ impl Snapshot {
         self.0 & LEASED != 0
     }
 
+    /// On a list of the wheel, or about to be put on one.
+    #[inline]
+    pub fn is_filed(self) -> bool {
+        self.0 & FILED != 0
+    }
+
     #[inline]
     pub fn residence(self) -> Residence {
         if self.0 & MAIN != 0 { Residence::Main } else { Residence::Probation }
@@ -149,6 +159,31 @@ pub enum Completion {
     Detached,
 }
 
+/// Does a slot that got its deadline have to go on the wheel?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "who set FILED pushes the slot"]
+pub enum Filing {
+    /// This step set FILED: whoever took it pushes the slot, and nobody else does.
+    Push,
+    /// There is no deadline, or the slot is on a list already.
+    Done,
+}
+
+impl Filing {
+    /// Of a step from `before` that set FILED if it gave a deadline to be filed for.
+    #[inline]
+    fn of(before: Snapshot, filed: u64) -> Self {
+        let push_anyway = cfg!(alru_mutation = "push_filed");
+        if filed != 0 && (!before.is_filed() || push_anyway) { Self::Push } else { Self::Done }
+    }
+}
+
+/// FILED, if there is a deadline to be filed for.
+#[inline(always)]
+fn filed(deadline: u64) -> u64 {
+    if wheel::is_filed(deadline) { FILED } else { 0 }
+}
+
 /// The atomic word.
 pub struct State(AtomicU64);
 
@@ -177,21 +212,23 @@ impl State {
     }
 
     /// A step that only the slot's owner takes, in a phase that nobody else leaves. Without FILED no other
-    /// thread changes the word then, and a store will do; with it a sweeper may clear FILED meanwhile.
+    /// thread changes the word then, and a store will do; with it a sweeper may clear FILED meanwhile. Answers
+    /// the word before.
     #[inline]
-    fn step(&self, from: u64, to: u64) {
+    fn step(&self, from: u64, to: u64) -> Snapshot {
         let word = self.0.load(Acquire);
         debug_assert_eq!(word & PHASE, from, "the slot is its owner's");
-        if word & FILED == 0 {
+        if word & FILED == 0 || cfg!(alru_mutation = "begin_by_store") {
             self.0.store(to, Release);
+            Snapshot(word)
         } else {
-            let _ = self.update(|w| Some((w & FILED) | to));
+            self.update(|w| Some((w & FILED) | to)).unwrap_or_else(|unchanged| unchanged)
         }
     }
 
     #[inline]
-    fn begin(&self, bits: u64) {
-        self.step(EMPTY, bits);
+    fn begin(&self, bits: u64) -> Snapshot {
+        self.step(EMPTY, bits)
     }
 
     /// EMPTY → PENDING(flight). The caller owns the slot and has written its key.
@@ -202,10 +239,12 @@ impl State {
     }
 
     /// EMPTY → READY(deadline). The caller owns the slot and has written its key and value.
-    #[inline]
-    pub fn begin_ready(&self, deadline: u64, residence: Residence) {
+    #[inline(always)]
+    pub fn begin_ready(&self, deadline: u64, residence: Residence) -> Filing {
         debug_assert!(deadline >> FIELD_BITS == 0);
-        self.begin(READY | VALUE | residence.bits() | deadline << FIELD_SHIFT);
+        let filed = filed(deadline);
+        let bits = READY | VALUE | residence.bits() | filed | deadline << FIELD_SHIFT;
+        Filing::of(self.begin(bits), filed)
     }
 
     /// The loser of an insert takes its never-published life back: any phase → EMPTY, keeping FILED.
@@ -223,18 +262,16 @@ impl State {
     }
 
     /// PENDING(flight) → READY(deadline). The caller holds the flight's lead, is pinned, and has
-    /// written the value cell.
+    /// written the value cell. None: detached.
     #[inline]
-    pub fn complete(&self, flight: u64, deadline: u64) -> Completion {
+    pub fn complete(&self, flight: u64, deadline: u64) -> Option<Filing> {
         debug_assert!(deadline >> FIELD_BITS == 0);
+        let filed = filed(deadline);
         let done = self.update(|w| {
             (Snapshot(w).flight() == Some(flight) || cfg!(alru_mutation = "blind_complete"))
-                .then_some((w & !(PHASE | FIELD)) | READY | VALUE | deadline << FIELD_SHIFT)
+                .then_some((w & !(PHASE | FIELD)) | READY | VALUE | filed | deadline << FIELD_SHIFT)
         });
-        match done {
-            Ok(_) => Completion::Stored,
-            Err(_) => Completion::Detached,
-        }
+        done.ok().map(|before| Filing::of(before, filed))
     }
 
     /// PENDING(flight) → PENDING without one, by who is about to put something in the load's place: the load
@@ -287,6 +324,18 @@ impl State {
     pub fn drained(&self) {
         self.step(EXPIRED, EMPTY);
     }
+
+    /// FILED → clear, by the sweep that took the slot off its list and saw there was no deadline in `seen`. False
+    /// if the word is another meanwhile: it may have a deadline again, whose owner found FILED set and left it
+    /// to the sweep.
+    #[must_use]
+    pub fn unfile(&self, seen: Snapshot) -> bool {
+        debug_assert!(seen.is_filed());
+        #[cfg(alru_mutation = "blind_unfile")]
+        return self.0.fetch_and(!FILED, AcqRel) & FILED != 0;
+        #[cfg(not(alru_mutation = "blind_unfile"))]
+        self.0.compare_exchange(seen.0, seen.0 & !FILED, AcqRel, Acquire).is_ok()
+    }
 }
 
 #[cfg(all(test, not(alru_loom)))]
@@ -306,9 +355,9 @@ mod tests {
         s.begin_pending(77, Residence::Probation);
         assert_eq!(s.load().flight(), Some(77));
         assert!(!s.load().has_value());
-        assert_eq!(s.complete(78, 5), Completion::Detached);
-        assert_eq!(s.complete(77, 5), Completion::Stored);
-        assert_eq!(s.complete(77, 5), Completion::Detached);
+        assert_eq!(s.complete(78, 5), None);
+        assert_eq!(s.complete(77, 5), Some(Filing::Done));
+        assert_eq!(s.complete(77, 5), None);
         assert_eq!((s.load().deadline(), s.load().flight()), (5, None));
         assert!(s.promote() && !s.promote());
         assert_eq!(s.load().residence(), Residence::Main);
@@ -323,9 +372,8 @@ mod tests {
         let s = State(AtomicU64::new(0));
         s.begin_pending(7, Residence::Main);
         assert!(!s.lease());
-        assert_eq!(s.complete(7, 9), Completion::Stored);
+        assert_eq!(s.complete(7, 0), Some(Filing::Done));
         assert!(s.lease() && !s.lease());
-        assert_eq!(s.load().deadline(), 9);
         s.expire();
         assert!(s.load().is_leased() && s.load().has_value());
         s.give_back();
@@ -340,13 +388,30 @@ mod tests {
         s.begin_pending(7, Residence::Main);
         assert!(!s.orphan(8) && s.orphan(7) && s.orphan(7));
         assert_eq!(s.load().flight(), Some(0));
-        assert_eq!(s.complete(7, 9), Completion::Detached);
+        assert_eq!(s.complete(7, 9), None);
+    }
+
+    #[test]
+    fn a_slot_is_filed_once_however_many_lives_have_a_deadline() {
+        let s = State(AtomicU64::new(0));
+        assert_eq!(s.begin_ready(0, Residence::Main), Filing::Done);
+        s.withdraw();
+        assert_eq!(s.begin_ready(9, Residence::Main), Filing::Push);
+        s.withdraw();
+        assert_eq!(s.begin_ready(11, Residence::Main), Filing::Done);
+        s.expire();
+        let seen = s.load();
+        s.drained();
+        assert!(!s.unfile(seen), "another word");
+        s.begin_pending(7, Residence::Main);
+        assert!(s.unfile(s.load()));
+        assert_eq!(s.complete(7, 9), Some(Filing::Push));
     }
 
     #[test]
     fn a_withdrawn_life_leaves_nothing_but_filed() {
         let s = State(AtomicU64::new(FILED));
-        s.begin_ready(9, Residence::Main);
+        assert_eq!(s.begin_ready(9, Residence::Main), Filing::Done);
         assert_eq!(s.withdraw().residence(), Residence::Main);
         assert_eq!(s.load().phase(), Phase::Empty);
         assert_eq!(s.0.load(Relaxed), FILED);

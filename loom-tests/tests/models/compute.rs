@@ -174,7 +174,7 @@ fn a_leased_slot_is_drained_when_the_lease_is_over() {
             slot.write_key(1);
             slot.write_value(Value::new());
         }
-        slot.state.begin_ready(0, Residence::Main);
+        let _ = slot.state.begin_ready(0, Residence::Main);
         assert!(slot.state.lease());
         let other = all.clone();
         let lessee = thread::spawn(move || {

@@ -146,7 +146,7 @@ fn a_withdrawn_draft_leaves_main_as_it_was() {
         // SAFETY: handed out.
         let slot = unsafe { slab.slot(*index) };
         slot.set_refs(1);
-        slot.state.begin_ready(0, Residence::Probation);
+        let _ = slot.state.begin_ready(0, Residence::Probation);
         hands.show(*index);
         let hand = thread::spawn(move || sweep(&other));
         let last = slot.state.withdraw();
@@ -167,12 +167,12 @@ fn a_late_hand_hides_no_entry_for_long() {
         // SAFETY: handed out.
         let slot = unsafe { slab.slot(*index) };
         hands.show(*index);
-        slot.state.begin_ready(0, Residence::Main);
+        let _ = slot.state.begin_ready(0, Residence::Main);
         slot.set_refs(3);
         let hand = thread::spawn(move || sweep(&other));
         slot.state.withdraw();
         slot.set_refs(0);
-        slot.state.begin_ready(0, Residence::Probation);
+        let _ = slot.state.begin_ready(0, Residence::Probation);
         hands.show(*index);
         hand.join().unwrap();
         assert!((0..3).any(|_| sweep(&all) == Some(*index)), "no hand finds it");

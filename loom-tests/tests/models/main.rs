@@ -14,3 +14,4 @@ mod loads;
 mod many;
 mod trail;
 mod waits;
+mod wheel;
