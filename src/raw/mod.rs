@@ -8,7 +8,7 @@
 //! | loads | `flight`, `waiters`, `aside`, `graph` |
 //! | ground | `reclaim`, `hazard`, `barrier`, `mem`, `chunks`, `chain` |
 //! | time | `lifetime` |
-//! | all of it | `core`, with `draft`, `room`, `seat`, `beside` and `compute` |
+//! | all of it | `core`, with `read`, `draft`, `room`, `seat`, `beside` and `compute` |
 #![allow(missing_docs)] // internal: public for the loom models alone
 #![cfg_attr(alru_loom, allow(private_interfaces))]
 
@@ -31,6 +31,7 @@ pub mod lifetime;
 pub mod limbo;
 pub mod magazine;
 pub mod mem;
+pub mod read;
 pub mod reclaim;
 pub mod room;
 pub mod seat;
