@@ -24,9 +24,10 @@ mod imp {
     }
 
     pub mod atomic {
+        #[allow(unused_imports, reason = "for the asymmetric barrier, where there is one")]
+        pub use std::sync::atomic::compiler_fence;
         pub use std::sync::atomic::{
-            AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-            compiler_fence, fence,
+            AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };
     }
 }
