@@ -88,6 +88,10 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Core<K, V> {
                     if state.is_ready() && !self.clock.is_expired(state) {
                         return Some(slot);
                     }
+                    // Over: `get_slow` looks again.
+                    if !state.is_live() && cfg!(alru_mutation = "no_second_look") {
+                        return None;
+                    }
                 }
             }
             Some(Glance::Absent) => return None,
