@@ -631,7 +631,6 @@ where
     V: Clone + Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        let panics = self.abandon();
-        if std::thread::panicking() { panics.swallow() } else { panics.resume() }
+        self.abandon().resume_unless_panicking();
     }
 }

@@ -68,12 +68,7 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> Drop for Lease<'_, K, V
         self.slot().state.give_back();
         let mut panics = FirstPanic::default();
         panics.catch(|| self.core.aside.crowd.wake_all());
-        // This may run while another panic goes up.
-        if std::thread::panicking() {
-            panics.swallow();
-        } else {
-            panics.resume();
-        }
+        panics.resume_unless_panicking();
     }
 }
 
